@@ -9,9 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandboxes.docker import DockerShell as DockerShell
-    from sandboxes.sqlite import SqliteDatabase as SqliteDatabase
-
     from agentlm_sdk.agent import Agent as Agent
     from agentlm_sdk.environments import ShellWorld as ShellWorld
     from agentlm_sdk.environments import SqlWorld as SqlWorld
@@ -23,6 +20,8 @@ if TYPE_CHECKING:
     from agentlm_sdk.rollout import rollout as rollout
     from agentlm_sdk.tasks import Task as Task
     from agentlm_sdk.tasks import read_tasks as read_tasks
+    from sandboxes.docker import DockerShell as DockerShell
+    from sandboxes.sqlite import SqliteDatabase as SqliteDatabase
 
 _HOMES = {
     "Agent": "agentlm_sdk.agent",

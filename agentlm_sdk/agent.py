@@ -82,7 +82,7 @@ class Agent:
         policy: Policy | None = None,
     ) -> None:
         """`malformed_budget`: the reply that brings the unreadable or refused replies to this number ends the episode.
-        `time_limit`: seconds for the whole episode. `max_turns`: model replies; None: the task's own number, 8 for a plain string."""
+        `time_limit`: seconds for the whole episode. `max_turns`: model replies; None: the task's own, 8 for a plain string."""
         self.model = model
         self.world: World = _world(place)
         self.max_turns = max_turns

@@ -480,9 +480,9 @@ def compare(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the summary (JSON) here.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write one self-contained HTML page here.")] = None,
     training: Annotated[
-        Path | None, typer.Option("--training", help="Folder of the tuned model: its loss curve and mixture go into the report.")
+        Path | None, typer.Option("--training", help="Folder of the tuned model: its loss curve and mixture are shown.")
     ] = None,
-    provenance: Annotated[Path | None, typer.Option("--provenance", help="JSON object to add to summary and report: how it was made.")] = None,
+    provenance: Annotated[Path | None, typer.Option("--provenance", help="JSON object on how it was made, for the report.")] = None,
     allow: Annotated[str, typer.Option("--allow", help="Named differences to accept, comma-separated, e.g. tasks.")] = "",
     json: Json = False,
 ) -> None:
@@ -490,9 +490,7 @@ def compare(
     from agentlm_sdk.console import print_json
     from agentlm_sdk.evaluation import compare_runs
 
-    comparison, summary, shown = compare_runs(
-        a, b, out=out, report=report, training=training, provenance=provenance, allow=allow
-    )
+    comparison, summary, shown = compare_runs(a, b, out=out, report=report, training=training, provenance=provenance, allow=allow)
     if json:
         print_json(summary)
     else:

@@ -1,4 +1,4 @@
-"""The whole loop on a small real model. The demo owns no step: it runs the verbs of the command line, each printed before it runs."""
+"""The whole loop on a small real model. The demo runs the verbs of the command line, each printed before it runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shipped_chat() -> Path:
 
 
 def run_demo(plan: DemoPlan) -> dict[str, Any]:
-    """Run every stage and return the summary, also in `OUT/summary.json`. Raises InfrastructureError naming the stage that failed."""
+    """Run every stage and return the summary, also in `OUT/summary.json`. Raises InfrastructureError naming the stage."""
     if not (plan.base / "config.json").is_file():
         raise UserError(f"no base model in {plan.base}; run scripts/setup, or name a chat model's folder with --base")
     out = plan.out or Path("runs") / f"demo-{plan.seed}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -21,9 +21,7 @@ CONTROL_TOKENS = re.compile(
     r"<(?=\|[^|<>\n]{1,40}\|>)|<(?=/?s>)|<(?=</?SYS>>)|<(?=(?:start|end)_of_turn>)|\[(?=/?INST\])", re.IGNORECASE
 )
 """The first character of a chat control token of any common template."""
-ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
-)
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
 
 
@@ -80,9 +78,7 @@ def neutralise(text: str) -> tuple[str, int]:
     characters written as \\xNN, a space put into chat control tokens (`< |im_end|>`)."""
     text, escapes = ESCAPES.subn("", text)
     returns = text.count("\r")
-    text, controls = CONTROLS.subn(
-        lambda found: f"\\x{ord(found[0]):02x}", text.replace("\r\n", "\n").replace("\r", "\n")
-    )
+    text, controls = CONTROLS.subn(lambda found: f"\\x{ord(found[0]):02x}", text.replace("\r\n", "\n").replace("\r", "\n"))
     text, tokens = CONTROL_TOKENS.subn(lambda found: found[0] + " ", text)
     return text, escapes + returns + controls + tokens
 
@@ -156,9 +152,7 @@ class ShellWorld:
         if result.timed_out:
             notes.append(f"(stopped after {self._seconds:g} s)")
         elif result.exit_code != 0:
-            notes.append(
-                f"(exit code {result.exit_code})" if result.exit_code is not None else f"(signal {result.signal})"
-            )
+            notes.append(f"(exit code {result.exit_code})" if result.exit_code is not None else f"(signal {result.signal})")
         return Observation(
             text=OUTPUT + "\n".join(notes),
             exit_code=result.exit_code,

@@ -127,5 +127,7 @@ def _training(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no finetune.json; --training names the folder `agentlm-sdk finetune` wrote")
     record = json.loads(path.read_text(encoding="utf-8"))
     plan = record["plan"]
-    ledger = {name: plan[name] for name in ("task_families", "dropped", "changed", "held_back", "tokens", "trained_tokens", "hashes")}
+    ledger = {
+        name: plan[name] for name in ("task_families", "dropped", "changed", "held_back", "tokens", "trained_tokens", "hashes")
+    }
     return {"training": record, "eta": plan["mix"], "ledger": ledger}

@@ -129,9 +129,7 @@ class JournalWriter:
     def __enter__(self) -> JournalWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -179,9 +177,7 @@ def read_events(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 def read_run(run_dir: Path) -> RunContents:
     """Everything a run holds. Raises UserError when `run_dir` is not a run directory."""
     if not (run_dir / "manifest.json").is_file():
-        raise UserError(
-            f"{run_dir} is not a run directory (no manifest.json); make one with `agentlm-sdk rollout -o {run_dir}`"
-        )
+        raise UserError(f"{run_dir} is not a run directory (no manifest.json); make one with `agentlm-sdk rollout -o {run_dir}`")
     manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
     problems: list[str] = []
     done: list[Trajectory] = []
@@ -219,9 +215,7 @@ def latest_attempts(trajectories: list[Trajectory]) -> list[Trajectory]:
     return list(chosen.values())
 
 
-def _fold(
-    event: dict[str, Any], episodes: dict[str, Open], done: list[Trajectory], problems: list[str], path: Path
-) -> None:
+def _fold(event: dict[str, Any], episodes: dict[str, Open], done: list[Trajectory], problems: list[str], path: Path) -> None:
     episode, kind, data = event["episode"], event["kind"], event["data"]
     if kind == "start":
         episodes[episode] = Open(start=data)

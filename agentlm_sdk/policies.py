@@ -45,8 +45,8 @@ class OpenPolicy:
 async def opened_policy(
     spec: PolicySpec, *, log: Path | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> AsyncIterator[OpenPolicy]:
-    """The policy a spec names; a `vllm:` one brings its server, which ends with the context. Raises UserError for an unknown name or a
-    URL that does not answer."""
+    """The policy a spec names; a `vllm:` one brings its server, which ends with the context. Raises UserError for an
+    unknown name or a URL that does not answer."""
     kind, _, rest = spec.name.partition(":")
     match kind:
         case "oracle":

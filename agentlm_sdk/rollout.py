@@ -18,7 +18,7 @@ from agentlm_sdk import __version__
 from agentlm_sdk.agent import Agent
 from agentlm_sdk.environments import ShellWorld, SqlWorld, World
 from agentlm_sdk.errors import InfrastructureError, UserError
-from agentlm_sdk.journal import JournalWriter, latest_attempts, read_run, utc_now, write_atomic
+from agentlm_sdk.journal import JournalWriter, RunContents, latest_attempts, read_run, utc_now, write_atomic
 from agentlm_sdk.policies import OpenPolicy, PolicySpec, opened_policy
 from agentlm_sdk.record import SCHEMA, EndCause, Record, Trajectory, canonical_hash
 from agentlm_sdk.tasks import ShellEnvironment, Task, read_tasks, write_tasks
@@ -38,6 +38,8 @@ class RolloutSettings(Record):
     time_limit: float = 600.0
     command_seconds: float = 30.0
     observation_chars: int = 1_200
+    reruns: int = 1
+    """How often an episode that met an infrastructure failure is run again before the run ends."""
 
 
 class RolloutSummary(BaseModel):
@@ -100,6 +102,7 @@ async def rollout(
     worlds: Callable[[Task, RolloutSettings, str], World] = make_world,
 ) -> RolloutSummary:
     """Run every task attempt of a run directory that has no measured end yet: all of them the first time, the rest after a crash.
+    Containers whose owner is dead are removed first: one that was made but not yet started does not vanish by itself.
 
     Raises InfrastructureError after `GIVE_UP` infrastructure failures in a row; everything finished stays on disk.
     """
@@ -108,17 +111,30 @@ async def rollout(
     settings = RolloutSettings.model_validate(contents.manifest["settings"])
     spec = PolicySpec.model_validate(contents.manifest["policy"])
     tasks = read_tasks(run_dir / "tasks.jsonl")
-    measured = {(t.task.id, t.attempt) for t in contents.trajectories if t.outcome.failure is None}
-    todo = [(task, attempt) for attempt in range(settings.attempts) for task in tasks if (task.id, attempt) not in measured]
     wanted = len(tasks) * settings.attempts
+    todo = _todo(tasks, settings, contents)
+    if any(isinstance(task.environment, ShellEnvironment) for task, _ in todo):
+        from sandboxes.reaper import clean
+
+        await asyncio.to_thread(clean)
     if todo:
         async with opened_policy(spec, log=run_dir / "logs" / "server.log", tell=tell) as policy:
             with JournalWriter(run_dir) as journal:
-                crew = _Crew(
-                    run_dir, settings, policy, journal, worlds, on_end, contents.unfinished_attempts, wanted - len(todo), wanted
-                )
-                await crew.run(todo)
+                for _ in range(1 + settings.reruns):
+                    unfinished, done = contents.unfinished_attempts, wanted - len(todo)
+                    await _Crew(run_dir, settings, policy, journal, worlds, on_end, unfinished, done, wanted).run(todo)
+                    contents = read_run(run_dir)
+                    todo = _todo(tasks, settings, contents)
+                    if not todo:
+                        break
+                    tell(f"{len(todo)} episodes met an infrastructure failure")
     return summarise(run_dir, seconds=time.monotonic() - began)
+
+
+def _todo(tasks: Sequence[Task], settings: RolloutSettings, contents: RunContents) -> list[tuple[Task, int]]:
+    """Task attempts without a measured end."""
+    measured = {(t.task.id, t.attempt) for t in contents.trajectories if t.outcome.failure is None}
+    return [(task, attempt) for attempt in range(settings.attempts) for task in tasks if (task.id, attempt) not in measured]
 
 
 class _Crew:

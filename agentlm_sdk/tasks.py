@@ -113,9 +113,7 @@ class Task(Record):
         return canonical_hash([said, self.environment.kind, self.judge.kind])
 
     def ref(self) -> TaskRef:
-        return TaskRef(
-            id=self.id, content_hash=self.content_hash, family=self.family, split=self.split, suite=self.suite
-        )
+        return TaskRef(id=self.id, content_hash=self.content_hash, family=self.family, split=self.split, suite=self.suite)
 
 
 def read_tasks(path: Path) -> list[Task]:

@@ -55,7 +55,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Engine settings by profile name. Files in the container have no total limit: the engine has none on most disks."""
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 30.0
 """Seconds a started container may take to answer; about 0.1 on an idle host."""
 GRACE = 10.0
 """Seconds beyond its own timeout that a command may take to report before the container is given up."""

@@ -1,4 +1,4 @@
-"""Write a GGUF chat model out as a Hugging Face folder that transformers, TRL and vLLM load: `python -m trainers.gguf_model GGUF OUT`."""
+"""Write a GGUF chat model out as a Hugging Face folder: `python -m trainers.gguf_model GGUF OUT`."""
 
 from __future__ import annotations
 
