@@ -283,9 +283,8 @@ def runs_show(
             f"{trajectory.id}  {trajectory.outcome.verdict:10} {trajectory.outcome.ended_by:15} "
             f"{len(trajectory.steps):2} turns  {neutral(trajectory.task.id)}"
         )
-    print(
-        f"{len(contents.trajectories)} episodes finished, {len(contents.incomplete)} not, {len(contents.problems)} damaged lines in {run}"
-    )
+    done, torn = len(contents.trajectories), len(contents.problems)
+    print(f"{done} episodes finished, {len(contents.incomplete)} not, {torn} damaged lines in {run}")
 
 
 @runs_app.command("resume")

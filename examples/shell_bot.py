@@ -1,7 +1,7 @@
 """A bot that answers questions about a Linux machine: any langchain-core chat model, a hardened Docker sandbox, one task.
 
-    python examples/shell_bot.py                               # a scripted model, so that it runs without a server
-    python examples/shell_bot.py http://127.0.0.1:8000/v1      # any OpenAI-compatible server, e.g. `agentlm-sdk serve MODEL_DIR`
+python examples/shell_bot.py                               # a scripted model, so that it runs without a server
+python examples/shell_bot.py http://127.0.0.1:8000/v1      # any OpenAI-compatible server, e.g. `agentlm-sdk serve MODEL_DIR`
 """
 
 import sys

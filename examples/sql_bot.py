@@ -1,6 +1,6 @@
 """A bot over a SQLite database of its own, with a judge: the verdict is in the trajectory. Needs neither Docker nor a server.
 
-    python examples/sql_bot.py
+python examples/sql_bot.py
 """
 
 import asyncio

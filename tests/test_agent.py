@@ -26,7 +26,7 @@ COUNT = Task(
     ],
 )
 DELETE = COUNT.model_copy(
-    update={"id": "delete", "judge": QueryJudge(query="SELECT a FROM t", rows=[[1], [2]]), "instruction": "Delete the row with a = 3."}
+    update={"id": "delete", "judge": QueryJudge(query="SELECT a FROM t", rows=[[1], [2]]), "instruction": "Delete the 3."}
 )
 SELECT = "Think: count\nAct: sql\n```sql\nSELECT COUNT(*) FROM t\n```"
 

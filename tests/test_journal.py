@@ -35,9 +35,7 @@ from agentlm_sdk.record import (
 TASK = TaskRef(id="t/1", content_hash="ab", family="f", split="train")
 SANDBOX = SandboxRef(kind="fake", image="img")
 SOLVED = Outcome(verdict=Verdict.SOLVED, ended_by=EndCause.COMPLETED, answer="7")
-LOST = Outcome(
-    verdict=Verdict.UNMEASURED, ended_by=EndCause.INFRASTRUCTURE, failure=Failure(boundary="sandbox", error="gone")
-)
+LOST = Outcome(verdict=Verdict.UNMEASURED, ended_by=EndCause.INFRASTRUCTURE, failure=Failure(boundary="sandbox", error="gone"))
 
 
 def make_run(tmp_path: Path) -> Path:

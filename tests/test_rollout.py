@@ -63,8 +63,8 @@ def test_a_model_that_stays_away_ends_the_run_with_3_and_keeps_what_is_there(
 def test_kill_9_and_resume(tmp_path: Path) -> None:
     tasks = tasks_file(tmp_path, "--families", "count_files,make_folder,count_rows", "--train", "12", "--test", "0")
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "agentlm_sdk", "rollout", "--tasks", str(tasks), "--policy", "oracle", "-o", str(run), "-n", "4"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    words = ["rollout", "--tasks", str(tasks), "--policy", "oracle", "-o", str(run), "-n", "4"]
+    process = subprocess.Popen([sys.executable, "-m", "agentlm_sdk", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (run.is_dir() and len(_ended(run)) >= 6):
         time.sleep(0.05)
