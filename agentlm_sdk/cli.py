@@ -45,7 +45,7 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")
 Seed = Annotated[int, typer.Option("--seed", help="Everything drawn at random follows from it.")]
 TasksFile = Annotated[Path, typer.Option("--tasks", help="Task file (JSON lines).")]
 Splits = Annotated[str, typer.Option("--split", help="Only tasks of these splits, comma-separated: train, test, heldout.")]
-Limit = Annotated[int, typer.Option("--limit", min=0, help="Only the first N tasks; 0 means all.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="Only the first N; 0 means all.")]
 Attempts = Annotated[int, typer.Option("-k", "--attempts", min=1, help="Attempts at each task.")]
 Concurrency = Annotated[int, typer.Option("-n", "--concurrency", min=1, help="Episodes at the same time.")]
 MaxTurns = Annotated[int, typer.Option("--max-turns", min=0, help="Model replies an episode may take; 0: the task's own number.")]
@@ -154,7 +154,7 @@ def rollout(
     attempts: Attempts = 1,
     concurrency: Concurrency = 4,
     max_turns: MaxTurns = 0,
-    max_tokens: MaxTokens = 192,
+    max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Sampling seed sent to the server.")] = None,
     model_name: ModelName = "",
@@ -430,7 +430,7 @@ def evaluate(
     attempts: Attempts = 1,
     concurrency: Concurrency = 8,
     max_turns: MaxTurns = 0,
-    max_tokens: MaxTokens = 192,
+    max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Sampling seed sent to the server.")] = None,
     model_name: ModelName = "",
@@ -557,8 +557,8 @@ def demo(
     db_only: Annotated[bool, typer.Option("--db-only", help="Only the SQLite tasks: needs no Docker.")] = False,
     train: Annotated[int, typer.Option("--train", help="Training tasks of each family.")] = 12,
     test: Annotated[int, typer.Option("--test", help="Test tasks of each family.")] = 7,
-    heldout: Annotated[int, typer.Option("--heldout", help="Held-out tasks in all families together, about.")] = 35,
-    eta: Annotated[float, typer.Option("--eta", help="Agent share of the trained tokens.")] = 0.5,
+    heldout: Annotated[int, typer.Option("--heldout", help="Held-out tasks in all families together, at least.")] = 33,
+    eta: Annotated[float, typer.Option("--eta", help="Agent share of the trained tokens.")] = 0.2,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the agent data.")] = 2,
     general: Annotated[
         Path | None, typer.Option("--general", help="General chat, ShareGPT layout; default: the set that ships.")

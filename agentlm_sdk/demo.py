@@ -77,7 +77,7 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
         with stages.served(name, weights, log=out / f"serve-{name}.log") as url:
             stages.run(
                 f"eval {name}", "eval", "--tasks", tasks, "--split", "test,heldout", "--model", url, "--weights", weights,
-                "--general", model / "general_held_back.jsonl", "-n", 8, "-o", folder,
+                "--general", model / "general_held_back.jsonl", "-n", 16, "-o", folder,
             )  # fmt: skip
     summary_path, report, made = out / "summary.json", out / "report.html", out / "made.json"
     write_atomic(made, json.dumps({"seed": plan.seed, "commands": stages.commands, "seconds": stages.seconds}, indent=2) + "\n")

@@ -164,7 +164,7 @@ def test_the_first_loss_is_the_base_models_and_losses_are_pinned(base: Path, pla
         assert parts / both == pytest.approx(event.loss, abs=1e-5)
 
 
-EXPECTED_LOSSES = [0.0] * 6
+EXPECTED_LOSSES = [6.852, 5.055, 3.850, 3.173, 2.881, 2.536]
 
 
 def test_one_batch_of_four_equals_two_by_two_accumulated(

@@ -93,7 +93,7 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc]
         self._report = report
         self._tally = Tally(torch.zeros(len(SOURCES)), torch.zeros(len(SOURCES)))
         self._computed = self._trained = 0
-        self._began = time.perf_counter()
+        self._began = 0.0
 
     def compute_loss(
         self,
@@ -103,6 +103,8 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """The sum of the learned tokens' losses over `num_items_in_batch`, as the parent computes it from all positions."""
+        if not self._computed:
+            self._began = time.perf_counter()
         inputs = dict(inputs)
         sources, targets = inputs.pop("sources")[0, 1:], inputs.pop("labels")[0, 1:]
         places = (targets != IGNORED).nonzero().flatten()
