@@ -59,7 +59,14 @@ def write_run(run: Path, *episodes: Trajectory, unfinished: bool = False) -> Pat
     (run / "manifest.json").write_text("{}")
     with JournalWriter(run) as journal:
         for e in episodes:
-            about = {"task": e.task, "attempt": 0, "rerun": 0, "policy": e.policy, "sandbox": e.sandbox, "started": ""}
+            about: dict[str, Any] = {
+                "task": e.task,
+                "attempt": 0,
+                "rerun": 0,
+                "policy": e.policy,
+                "sandbox": e.sandbox,
+                "started": "",
+            }
             journal.start(e.id, **about)
             for message in e.messages:
                 journal.message(e.id, message)

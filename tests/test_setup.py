@@ -1,5 +1,6 @@
 """scripts/setup says what it would do on each kind of machine, and does nothing then."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def test_db_only_needs_no_docker() -> None:
     said = plan("--cpu", "--db-only")
     assert "docker" not in said and "sandbox build" not in said
     assert "sandbox build" in plan("--cpu")
+
+
+def test_without_root_and_docker_it_says_what_to_install_and_ends_with_3(tmp_path: Path) -> None:
+    fake = tmp_path / "id"
+    fake.write_text("#!/bin/sh\necho 1000\n")
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
+    done = subprocess.run([str(ROOT / "scripts" / "demo")], capture_output=True, text=True, env=environment)
+    assert done.returncode == 3
+    assert "apt-get install docker.io iptables debootstrap" in done.stderr
+    assert "scripts/demo --db-only" in done.stderr
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -113,12 +113,16 @@ def _check_saved(folder: Path, plan: Plan) -> None:
 
 
 def _training() -> ModuleType:
-    """The module that loads torch. Its threads sleep while they wait for each other: beside another busy process, threads that
-    spin made training ten times slower (25 instead of 280 tokens/s); on idle cores sleeping costs a tenth."""
+    """The module that loads torch. Its threads sleep while they wait for each other: on two cores, beside another training run, two
+    spinning threads fell to 16 tokens/s where one thread still made about 95. Sleeping costs some speed on idle cores;
+    set OMP_WAIT_POLICY=ACTIVE where nothing else runs."""
     stay_offline()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        from transformers.utils import logging
+
         from trainers import training
     except ModuleNotFoundError as error:
         raise MissingExtra(f"training needs {error.name}: pip install 'agentlm-sdk[train]'") from error
+    logging.disable_progress_bar()
     return training
