@@ -555,7 +555,7 @@ def demo(
     seed: Seed = 0,
     families: Annotated[str, typer.Option("--families", help="`demo` (ten), `all`, or names, comma-separated.")] = "demo",
     db_only: Annotated[bool, typer.Option("--db-only", help="Only the SQLite tasks: needs no Docker.")] = False,
-    train: Annotated[int, typer.Option("--train", help="Training tasks of each family.")] = 12,
+    train: Annotated[int, typer.Option("--train", help="Training tasks of each family.")] = 10,
     test: Annotated[int, typer.Option("--test", help="Test tasks of each family.")] = 7,
     heldout: Annotated[int, typer.Option("--heldout", help="Held-out tasks in all families together, at least.")] = 33,
     eta: Annotated[float, typer.Option("--eta", help="Agent share of the trained tokens.")] = 0.2,
