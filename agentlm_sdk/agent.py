@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -12,7 +13,8 @@ from typing import Any, Literal
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from agentlm_sdk.environments import Observation, ShellWorld, SqlWorld, TaskBroken, World
+from agentlm_sdk.environments import Observation, ShellWorld, SqlWorld, TaskBroken, World, neutralise
+from agentlm_sdk.errors import UserError
 from agentlm_sdk.journal import JournalWriter, new_episode_id, utc_now
 from agentlm_sdk.models import ContextLimit, ModelUnavailable, ServedChat
 from agentlm_sdk.protocols import Malformed, parse
@@ -116,15 +118,11 @@ class Agent:
             )
         ended_by, verdict = EndCause.INFRASTRUCTURE, Verdict.UNMEASURED
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.world.close)
+            stack.push_async_callback(self._close)
             try:
                 await self.world.start()
                 first = await self.world.prepare(task) if isinstance(task, Task) else task
-                try:
-                    async with asyncio.timeout(self.time_limit):
-                        ended_by = await self._converse(episode, first, task)
-                except TimeoutError:
-                    ended_by = EndCause.TIME_LIMIT
+                ended_by = await self._converse(episode, first, task)
                 if isinstance(task, Task):
                     reward = await self.world.judge(task, episode.answer)
                     episode.rewards.append(reward)
@@ -135,7 +133,7 @@ class Agent:
                 episode.failure = Failure(boundary="model", error=str(error))
             except SandboxError as error:
                 episode.failure = Failure(boundary="sandbox", error=str(error))
-            except TaskBroken as error:
+            except (TaskBroken, UserError, ValueError) as error:
                 episode.failure = Failure(boundary="task", error=str(error))
             sandbox = self.world.ref
         if episode.failure:
@@ -163,15 +161,25 @@ class Agent:
         """`run` for code that has no event loop of its own. Raises RuntimeError inside a running loop: await `run` there."""
         return asyncio.run(self.run(task))
 
+    async def _close(self) -> None:
+        try:
+            await self.world.close()
+        except SandboxError as error:  # what was judged stays judged; the reaper removes what is left
+            logging.getLogger(__name__).warning("closing a sandbox failed: %s", error)
+
     async def _converse(self, episode: Episode, first: str, task: Task | str) -> EndCause:
         max_turns = self.max_turns or (task.max_turns if isinstance(task, Task) else 8)
         episode.say(Message(role="system", content=self.world.system))
         episode.say(Message(role="user", content=first))
         malformed = 0
+        deadline = time.monotonic() + self.time_limit
         for turn in range(max_turns):
             began = time.monotonic()
             try:
-                reply = await self.model.ainvoke(_chat(episode.messages))
+                async with asyncio.timeout(deadline - began):  # never around a command: to cancel one ends its sandbox
+                    reply = await self.model.ainvoke(_chat(episode.messages))
+            except TimeoutError:
+                return EndCause.TIME_LIMIT
             except ContextLimit:
                 return EndCause.CONTEXT_LIMIT
             except (ModelUnavailable, SandboxError):
@@ -192,13 +200,15 @@ class Agent:
             read = parse(message.content, self.world.actions)
             if isinstance(read, Malformed):
                 malformed += 1
-                episode.did(base.model_copy(update={"problem": read.kind, "problem_detail": read.reason}))
+                reason, neutralised = neutralise(read.reason)
+                update = {"problem": read.kind, "problem_detail": reason, "neutralised": neutralised}
+                episode.did(base.model_copy(update=update))
                 if _repeats(episode.messages):
                     return EndCause.REPETITION
                 if malformed >= self.malformed_budget:
                     return EndCause(read.kind)
                 if turn + 1 < max_turns:
-                    episode.say(Message(role="user", content=f"That could not be read: {read.reason}. {_FORM}"))
+                    episode.say(Message(role="user", content=f"That could not be read: {reason}. {_FORM}"))
                 continue
             if _repeats(episode.messages):
                 episode.did(_acted(base, read.thought, read.action, problem="repetition"))
@@ -256,6 +266,7 @@ def _sampled(reply: AIMessage, episode: Episode) -> Message:
         role="assistant",
         content=reply.text,
         sampled=True,
+        tool_calls=reply.additional_kwargs.get("tool_calls", []),
         token_ids=None if ids is None else pack_ids(ids),
         prompt_token_ids=None if prompt is None else pack_ids(prompt[shared:]),
         prompt_shared=shared,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from agentlm_sdk.errors import (
     EXIT_INFRASTRUCTURE,
     EXIT_INTERRUPTED,
+    EXIT_OK,
     EXIT_UNDECIDED,
     EXIT_USER,
     InfrastructureError,
@@ -22,7 +24,8 @@ from agentlm_sdk.errors import (
 )
 
 if TYPE_CHECKING:
-    from agentlm_sdk.rollout import RolloutSummary
+    from agentlm_sdk.policies import PolicySpec
+    from agentlm_sdk.rollout import RolloutSettings
     from agentlm_sdk.tasks import Task
     from trainers.plan import PlanReport
 
@@ -39,6 +42,8 @@ sandbox_app = typer.Typer(help="Build sandbox images; list and clean what was le
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(runs_app, name="runs")
 app.add_typer(sandbox_app, name="sandbox")
+
+SPLITS = ("train", "test", "heldout")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
@@ -97,6 +102,7 @@ def tasks_import(
     scripts: Annotated[
         Path | None, typer.Option("--scripts", help="Folder of the check and init scripts; default: beside FILE.")
     ] = None,
+    split: Annotated[str, typer.Option("--split", help="What the tasks are for: train, test or heldout.")] = "test",
     json: Json = False,
 ) -> None:
     """Import tasks kept in somebody else's layout."""
@@ -111,6 +117,8 @@ def tasks_import(
         case _:
             known = ["agentbench-os", "agentbench-db"]
             raise UserError(f"unknown layout {layout!r}{closest(layout, known)}; use {' or '.join(known)}")
+    _check_split(split)
+    made = [task.model_copy(update={"split": split}) for task in made]
     write_tasks(out, made)
     _tasks_written(out, made, json)
 
@@ -127,6 +135,7 @@ def _tasks_written(path: Path, tasks: list[Task], json: bool) -> None:
     from collections import Counter
 
     from agentlm_sdk.console import print_json
+    from agentlm_sdk.display import neutral_line
 
     counts = Counter((task.family, task.split) for task in tasks)
     families = {
@@ -137,7 +146,7 @@ def _tasks_written(path: Path, tasks: list[Task], json: bool) -> None:
         print_json({"out": str(path), "n": len(tasks), "splits": dict(splits), "families": families})
         return
     for family, row in families.items():
-        print(f"{family:32} " + "  ".join(f"{split} {n}" for split, n in sorted(row.items())))
+        print(f"{neutral_line(family):32} " + "  ".join(f"{split} {n}" for split, n in sorted(row.items())))
     print(f"{len(tasks)} tasks ({', '.join(f'{split} {n}' for split, n in sorted(splits.items()))}) in {path}")
 
 
@@ -162,47 +171,50 @@ def rollout(
     json: Json = False,
 ) -> None:
     """Run episodes and log every one of them to the run directory -o."""
-    _new_run(out, tasks, model, split, limit, attempts, max_turns, max_tokens, temperature, seed, model_name, weights, concurrency)
-    _run(out, json=json, then=f"agentlm-sdk runs show {out}")
+    spec = _policy(model, model_name, weights, temperature, max_tokens, seed)
+    _new_run(out, _chosen(tasks, split, limit), spec, _settings(attempts, concurrency, max_turns))
+    raise typer.Exit(_run(out, json=json, then=f"agentlm-sdk runs show {out}"))
 
 
-def _new_run(
-    out: Path,
-    tasks: Path,
-    model: str,
-    split: str,
-    limit: int,
-    attempts: int,
-    max_turns: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int | None,
-    model_name: str,
-    weights: str,
-    concurrency: int,
-) -> None:
+def _policy(model: str, model_name: str, weights: str, temperature: float, max_tokens: int, seed: int | None) -> PolicySpec:
     from agentlm_sdk.policies import PolicySpec
-    from agentlm_sdk.rollout import RolloutSettings, new_run
+
+    return PolicySpec(name=model, model_name=model_name, weights=weights, temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+
+def _settings(attempts: int, concurrency: int, max_turns: int) -> RolloutSettings:
+    from agentlm_sdk.rollout import RolloutSettings
+
+    return RolloutSettings(attempts=attempts, concurrency=concurrency, max_turns=max_turns or None)
+
+
+def _chosen(path: Path, split: str, limit: int) -> list[Task]:
     from agentlm_sdk.tasks import read_tasks
 
-    chosen = _of_splits(read_tasks(tasks), split, tasks)[: limit or None]
-    spec = PolicySpec(name=model, model_name=model_name, weights=weights, temperature=temperature, max_tokens=max_tokens, seed=seed)
-    settings = RolloutSettings(attempts=attempts, concurrency=concurrency, max_turns=max_turns or None)
-    new_run(out, chosen, spec, settings, sys.argv)
-
-
-def _of_splits(tasks: list[Task], split: str, path: Path) -> list[Task]:
     wanted = [name.strip() for name in split.split(",") if name.strip()]
     for name in wanted:
-        if name not in ("train", "test", "heldout"):
-            raise UserError(f"unknown split {name!r}{closest(name, ['train', 'test', 'heldout'])}; use train, test, heldout")
-    chosen = [task for task in tasks if not wanted or task.split in wanted]
+        _check_split(name)
+    chosen = [task for task in read_tasks(path) if not wanted or task.split in wanted][: limit or None]
     if not chosen:
         raise UserError(f"{path} holds no task of split {split}")
     return chosen
 
 
-def _run(out: Path, *, json: bool, then: str) -> RolloutSummary:
+def _check_split(name: str) -> None:
+    if name not in SPLITS:
+        raise UserError(f"unknown split {name!r}{closest(name, SPLITS)}; use {', '.join(SPLITS)}")
+
+
+def _new_run(out: Path, tasks: list[Task], spec: PolicySpec, settings: RolloutSettings) -> None:
+    from agentlm_sdk.policies import check
+    from agentlm_sdk.rollout import new_run
+
+    check(spec)
+    new_run(out, tasks, spec, settings, sys.argv)
+
+
+def _run(out: Path, *, json: bool, then: str) -> int:
+    """Run what the directory lacks, say what came of it, and give the exit code."""
     from agentlm_sdk.console import bar, print_json
     from agentlm_sdk.record import Trajectory
     from agentlm_sdk.rollout import rollout as run_rollout
@@ -223,8 +235,8 @@ def _run(out: Path, *, json: bool, then: str) -> RolloutSummary:
         print(f"solved {summary.solved} of {summary.n - summary.unmeasured} ({summary.rate:.0%}); ended by {ends}")
         print(f"{out}  (look: {then})")
     if summary.n < summary.wanted or summary.unmeasured:
-        raise typer.Exit(EXIT_INFRASTRUCTURE if summary.unmeasured == summary.n else EXIT_UNDECIDED)
-    return summary
+        return EXIT_INFRASTRUCTURE if summary.unmeasured == summary.n else EXIT_UNDECIDED
+    return EXIT_OK
 
 
 # -------------------------------------------------------------------------------------------------------------------- runs
@@ -237,7 +249,7 @@ def runs_list(
     folder: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """The runs below a folder, newest last."""
+    """The runs below a folder, by name."""
     from agentlm_sdk.console import print_json
     from agentlm_sdk.rollout import summarise
 
@@ -300,23 +312,31 @@ def runs_resume(run: RunDir, json: Json = False) -> None:
     stderr.print(f"{kept} finished episodes kept; rerunning {cut} cut off, {broken} infrastructure failures, and what never began")
     for problem in contents.problems:
         stderr.print(problem, markup=False)
-    _run(run, json=json, then=f"agentlm-sdk runs show {run}")
+    code = _run(run, json=json, then=f"agentlm-sdk runs show {run}")
+    if (run / "eval.json").is_file():
+        from agentlm_sdk.evaluation import write_evaluation
+
+        write_evaluation(run)
+    raise typer.Exit(code)
 
 
 @runs_app.command("verify")
 def runs_verify(run: RunDir, json: Json = False) -> None:
-    """Check every line's checksum. Exit code 2 when a line is torn or damaged or an episode has no end."""
+    """Check every line's checksum. Exit code 2 when a line is torn or damaged or a task attempt has no end."""
     from agentlm_sdk.console import print_json
+    from agentlm_sdk.display import neutral_line
     from agentlm_sdk.journal import read_run
 
     contents = read_run(run)
+    ended = {(t.task.id, t.attempt) for t in contents.trajectories}
+    open_still = [f"{task}, attempt {attempt}" for task, attempt in contents.unfinished_attempts if (task, attempt) not in ended]
     if json:
-        print_json({"finished": len(contents.trajectories), "incomplete": contents.incomplete, "problems": contents.problems})
+        print_json({"finished": len(contents.trajectories), "unfinished": open_still, "problems": contents.problems})
     else:
-        for line in [*contents.problems, *(f"{episode}: no end" for episode in contents.incomplete)]:
-            print(line)
+        for line in [*contents.problems, *(f"{attempt}: no end" for attempt in open_still)]:
+            print(neutral_line(line))
         print(f"{len(contents.trajectories)} finished episodes are whole in {run}")
-    if contents.problems or contents.incomplete:
+    if contents.problems or open_still:
         raise typer.Exit(EXIT_UNDECIDED)
 
 
@@ -352,7 +372,7 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Fine-tune a chat model on curated episodes and general chat; the audit must pass before a step is taken."""
-    from agentlm_sdk.console import print_json
+    from agentlm_sdk.console import print_json, stderr
     from trainers.config import load_config
 
     loaded = load_config(config, settings or [])
@@ -364,7 +384,7 @@ def finetune(
         return
     from trainers.sft import run_finetune
 
-    result = run_finetune(loaded)
+    result = run_finetune(loaded, tell=lambda line: stderr.print(line, markup=False))
     if json:
         print_json(result)
         return
@@ -403,18 +423,22 @@ def serve(
     from agentlm_sdk.server import free_port, serving
 
     async def keep() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        this = asyncio.current_task()
+        assert this is not None
+        for number in (signal.SIGTERM, signal.SIGINT):  # also while the server loads: the context ends it
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
         where = serving(
             model, name=name or None, host=host, port=port or free_port(), log=log, max_model_len=max_model_len, tell=stderr.print
         )
-        async with where as url:
+        async with AsyncExitStack() as stack:
+            with stderr.status(f"loading {model}"):
+                url = await stack.enter_async_context(where)
             print_json({"url": url, "model": model}) if json else print(f"{url}  (stop: Ctrl-C)")
             sys.stdout.flush()
-            await stop.wait()
+            await asyncio.Event().wait()
 
-    asyncio.run(keep())
+    with suppress(asyncio.CancelledError):
+        asyncio.run(keep())
 
 
 # -------------------------------------------------------------------------------------------------------- eval and compare
@@ -443,27 +467,32 @@ def evaluate(
 ) -> None:
     """Rollout on test and held-out tasks, with intervals; the run directory is what `compare` reads."""
     from agentlm_sdk.console import print_json
-    from agentlm_sdk.evaluation import evaluation_text, write_evaluation
+    from agentlm_sdk.evaluation import evaluation_text, write_evaluation, write_loss
 
     folder = weights or (model.removeprefix("vllm:") if model.startswith("vllm:") else "")
     if general and not folder:
         raise UserError("--general needs the model's weights: add --weights DIR")
-    loss = _general_loss(folder, general) if general else None
-    _new_run(out, tasks, model, split, limit, attempts, max_turns, max_tokens, temperature, seed, model_name, weights, concurrency)
+    spec = _policy(model, model_name, weights, temperature, max_tokens, seed)
+    _new_run(out, _chosen(tasks, split, limit), spec, _settings(attempts, concurrency, max_turns))
+    if general:
+        write_loss(out, _general_loss(folder, general))
     with _quiet_stdout(json):
-        _run(out, json=False, then=f"agentlm-sdk runs show {out}")
-    result = write_evaluation(out, general_loss=loss)
+        code = _run(out, json=False, then=f"agentlm-sdk runs show {out}")
+    result = write_evaluation(out)
     if json:
         print_json(result)
     else:
         print(evaluation_text(result))
+    raise typer.Exit(code)
 
 
 def _general_loss(folder: str, records: Path) -> float:
+    from agentlm_sdk.console import bar
     from trainers.general import read_general
     from trainers.sft import general_loss
 
-    return general_loss(Path(folder), read_general([records]).records)
+    with bar("loss on general chat") as progress:
+        return general_loss(Path(folder), read_general([records]).records, on_record=progress.at)
 
 
 def _quiet_stdout(quiet: bool) -> Any:
@@ -479,7 +508,7 @@ def compare(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the summary (JSON) here.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write one self-contained HTML page here.")] = None,
     training: Annotated[
-        Path | None, typer.Option("--training", help="Folder of the tuned model: its loss curve and mixture are shown.")
+        Path | None, typer.Option("--training", help="Folder of the tuned model: its data are shown, its card gets the scores.")
     ] = None,
     provenance: Annotated[Path | None, typer.Option("--provenance", help="JSON object on how it was made, for the report.")] = None,
     allow: Annotated[str, typer.Option("--allow", help="Named differences to accept, comma-separated, e.g. tasks.")] = "",
@@ -490,6 +519,10 @@ def compare(
     from agentlm_sdk.evaluation import compare_runs
 
     comparison, summary, shown = compare_runs(a, b, out=out, report=report, training=training, provenance=provenance, allow=allow)
+    if training:
+        from trainers.card import add_scores
+
+        add_scores(training, summary)
     if json:
         print_json(summary)
     else:

@@ -15,12 +15,11 @@ from rich.text import Text
 
 from agentlm_sdk.display import neutral_line
 from agentlm_sdk.errors import EXIT_OK, EXIT_UNDECIDED, EXIT_USER, UserError, closest
-from agentlm_sdk.record import EndCause, Trajectory, canonical_hash
+from agentlm_sdk.record import MALFORMED, EndCause, Trajectory, canonical_hash
 from agentlm_sdk.record import Verdict as TaskVerdict
 from agentlm_sdk.stats import PairedTable, gain_interval, mcnemar_exact, needed_pairs, paired_table, wilson
 
-MALFORMED = ("invalid_format", "invalid_action")
-ERRORS = (*MALFORMED, "repetition", "refusal", "turn_limit", "context_limit", "time_limit")
+ERRORS = ("invalid_format", "invalid_action", "repetition", "refusal", "turn_limit", "context_limit", "time_limit")
 """What can go wrong in an episode, in the order it is shown."""
 
 DIFFERENCES = ("tasks", "train", "splits", "protocol", "prompt", "sandbox", "sampling")
@@ -96,8 +95,11 @@ class Paired(Frozen):
     a: Side
     b: Side
     table: PairedTable
+    votes_for: int
+    """Tasks at which b did better: several attempts at a task count as one vote, so repeating them adds no certainty."""
+    votes_against: int
     mcnemar_p: float
-    """Exact and two-sided. Several attempts at a task count as one vote: repeating them adds no false certainty."""
+    """Of the votes, exact and two-sided: it says nothing about the direction."""
     gain: float
     gain_low: float
     gain_high: float
@@ -110,6 +112,14 @@ class Paired(Frozen):
     @property
     def n(self) -> int:
         return self.table.n
+
+    def better(self, alpha: float) -> bool:
+        """The votes show a gain, and the mean is one too: a few large gains cannot outweigh many small losses."""
+        return self.mcnemar_p < alpha and self.votes_for > self.votes_against and self.gain > 0
+
+    def worse(self, alpha: float) -> bool:
+        """The votes show a loss, whatever the mean is."""
+        return self.mcnemar_p < alpha and self.votes_against > self.votes_for
 
 
 class FamilyRow(Frozen):
@@ -163,10 +173,10 @@ def compare(
 ) -> Comparison:
     """Pair two runs by task content and attempt and say whether b is better than a.
 
-    better: b solves more tasks by the exact McNemar test over all pairs, no split got worse, general chat did not
-    suffer, and all this holds if every unmeasured episode is counted against b. not_better: one of those went against
-    b, or a gain of `smallest_gain` is ruled out. not_enough_evidence: anything else. Raises UserError where the runs
-    are not alike in one of `DIFFERENCES` that `allow` does not name.
+    better: b does better at more tasks by the exact McNemar test over all of them and on the mean, no split got worse,
+    general chat did not suffer, and all this holds if every unmeasured episode is counted against b. not_better: one of
+    those went against b, or a gain of `smallest_gain` is ruled out. not_enough_evidence: anything else. Raises UserError
+    where the runs are not alike in one of `DIFFERENCES` that `allow` does not name.
     """
     for name in allow:
         if name not in DIFFERENCES:
@@ -333,20 +343,23 @@ def _worst_gain(pair: Pair) -> int:
     return (measured(pair.b) and pair.b.solved) - (not measured(pair.a) or pair.a.solved)
 
 
-def _vote(gains: list[float]) -> float:
-    return mcnemar_exact(sum(gain < 0 for gain in gains), sum(gain > 0 for gain in gains))
+def _votes(gains: list[float]) -> tuple[int, int]:
+    """Tasks that speak for b, and against it."""
+    return sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
 
 
 def _worst_p(pairs: list[Pair]) -> float:
-    """p of the whole comparison if every unmeasured episode had spoken against b; 1 where that turns the sign."""
+    """p of the whole comparison if every unmeasured episode had spoken against b; 1 where that turns votes or mean."""
     gains = _task_gains(pairs, _worst_gain)
-    return _vote(gains) if sum(gains) > 0 else 1.0
+    votes_for, votes_against = _votes(gains)
+    return mcnemar_exact(votes_against, votes_for) if votes_for > votes_against and sum(gains) > 0 else 1.0
 
 
 def _paired(name: str, pairs: list[Pair]) -> Paired:
     kept = [pair for pair in pairs if pair.measured]
     gains = _task_gains(kept, _measured_gain)
     low, high = gain_interval(gains)
+    votes_for, votes_against = _votes(gains)
     a = _side([pair.a for pair in kept], [pair.a for pair in pairs], len(gains))
     b = _side([pair.b for pair in kept], [pair.b for pair in pairs], len(gains))
     return Paired(
@@ -355,7 +368,9 @@ def _paired(name: str, pairs: list[Pair]) -> Paired:
         a=a,
         b=b,
         table=paired_table((pair.a.solved, pair.b.solved) for pair in kept),
-        mcnemar_p=_vote(gains),
+        votes_for=votes_for,
+        votes_against=votes_against,
+        mcnemar_p=mcnemar_exact(votes_against, votes_for),
         gain=b.rate - a.rate,
         gain_low=low,
         gain_high=high,
@@ -412,9 +427,9 @@ def _decide(
     against = _against(evidence, alpha, general_margin)
     if against:
         return Answer.NOT_BETTER, [*against, _counts(overall)], None
-    if overall.mcnemar_p < alpha and overall.gain > 0:
+    if overall.better(alpha):
         if evidence.worst_p < alpha:
-            unshown = [split for split in evidence.splits if split.mcnemar_p >= alpha]
+            unshown = [split for split in evidence.splits if not split.better(alpha)]
             return Answer.BETTER, [_counts(overall), *(f"no gain is shown on {_where(split)}" for split in unshown)], None
         reason = f"{overall.excluded} pairs could not be measured and could undo the gain: run them again"
         return Answer.NOT_ENOUGH_EVIDENCE, [_counts(overall), reason], None
@@ -439,10 +454,11 @@ def _against(evidence: Evidence, alpha: float, general_margin: float) -> list[st
             f"the loss on general chat went from {loss.base:.3f} to {loss.tuned:.3f}, {loss.change:+.1%}, "
             f"where {general_margin:+.0%} is allowed"
         )
-    if evidence.overall.mcnemar_p < alpha and evidence.overall.gain < 0:
-        reasons.append("it solves fewer tasks")
+    overall = evidence.overall
+    if overall.worse(alpha):
+        reasons.append(f"it does worse at {overall.votes_against} tasks and better at {overall.votes_for}")
     for split in evidence.splits:
-        if len(evidence.splits) > 1 and split.mcnemar_p < alpha / len(evidence.splits) and split.gain < 0:
+        if len(evidence.splits) > 1 and split.worse(alpha / len(evidence.splits)):
             reasons.append(f"it got worse on {_where(split)}")
     return reasons
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from agentlm_sdk.console import stderr
 from agentlm_sdk.errors import InfrastructureError, UserError
 from agentlm_sdk.journal import write_atomic
-from agentlm_sdk.server import free_port
+from agentlm_sdk.server import die_with_owner, free_port
 
 
 class DemoPlan(BaseModel):
@@ -61,7 +61,9 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
         "tasks", "tasks", "generate", "starter", "--families", plan.families, *kind, "--train", plan.train, "--test", plan.test,
         "--heldout", heldout, "--seed", plan.seed, "-o", tasks,
     )  # fmt: skip
-    stages.run("rollout", "rollout", "--tasks", tasks, "--split", "train", "--policy", "oracle", "-n", 4, "-o", out / "expert")
+    stages.run(
+        "rollout", "rollout", "--tasks", tasks, "--split", "train", "--policy", "oracle", "-n", 4, "-o", out / "expert", fine=(0, 2)
+    )
     stages.run("curate", "curate", out / "expert", "-o", out / "curated")
     settings = {
         "base": plan.base,
@@ -78,6 +80,7 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
             stages.run(
                 f"eval {name}", "eval", "--tasks", tasks, "--split", "test,heldout", "--model", url, "--weights", weights,
                 "--general", model / "general_held_back.jsonl", "-n", 16, "-o", folder,
+                fine=(0, 2),
             )  # fmt: skip
     summary_path, report, made = out / "summary.json", out / "report.html", out / "made.json"
     write_atomic(made, json.dumps({"seed": plan.seed, "commands": stages.commands, "seconds": stages.seconds}, indent=2) + "\n")
@@ -88,7 +91,6 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
     if not report.is_file():
         raise InfrastructureError(f"compare wrote no report; what the demo made is in {out}")
     summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
-    _card(model, summary)
     _point_latest(out)
     for path in (tasks, out / "expert", out / "curated", model, base, tuned, summary_path, report):
         stderr.print(str(path), markup=False)
@@ -119,7 +121,7 @@ class Stages:
         port = free_port()
         argv = self._announce(("serve", model, "--name", name, "--port", port, "--log", log, "--json"))
         began = time.monotonic()
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_owner)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -145,12 +147,6 @@ def _per_heldout_family(plan: DemoPlan) -> int:
     names = choose_families(plan.families, kind="sqlite" if plan.db_only else "any")
     count = sum(family_split(name) == "heldout" for name in names)
     return -(-plan.heldout // count) if count else 0
-
-
-def _card(model: Path, summary: dict[str, Any]) -> None:
-    from importlib import import_module
-
-    import_module("trainers.card").add_scores(model, summary)
 
 
 def _point_latest(out: Path) -> None:

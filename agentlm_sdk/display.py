@@ -6,12 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rich.console import Group
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.text import Text
-
-from agentlm_sdk.record import Action, EndCause, Message, Role, Step, Trajectory
+from agentlm_sdk.record import Action, EndCause, Message, Step, Trajectory
 
 
 def neutral(text: str) -> str:
@@ -112,45 +107,25 @@ def ending(trajectory: Trajectory) -> str:
 def trajectory_text(trajectory: Trajectory) -> str:
     """One episode as plain text that is safe to print: task, outcome, then each message, indented so that none can pass
     for a heading."""
-    return "".join(f"{'  ' * line.indented}{line.text}\n" for line in _lines(trajectory))
+    return "".join(f"{line}\n" for line in _lines(trajectory))
 
 
-def trajectory_panel(trajectory: Trajectory) -> Panel:
-    """`trajectory_text` with colours, for rich."""
-    colour = "green" if trajectory.solved else "yellow"
-    lines = [Padding(Text(line.text, line.style), (0, 0, 0, 2 * line.indented)) for line in _lines(trajectory)]
-    return Panel(Group(*lines), border_style=colour)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """One line of an episode, harmless already."""
-
-    text: str = ""
-    style: str = ""
-    indented: bool = False
-
-
-STYLES: dict[Role, str] = {"system": "dim", "user": "", "assistant": "cyan", "tool": ""}
-
-
-def _lines(trajectory: Trajectory) -> Iterator[Line]:
+def _lines(trajectory: Trajectory) -> Iterator[str]:
     task, policy = trajectory.task, trajectory.policy
     by_message = {turn.step.message: turn for turn in turns(trajectory)}
     family, split, place = map(neutral_line, (task.family, task.split, trajectory.sandbox.kind))
-    yield Line(text=f"task {neutral_line(task.id)}  ({family}, {split})", style="bold")
-    yield Line(text=f"model {neutral_line(policy.model)}  attempt {trajectory.attempt}  in {place}", style="dim")
-    yield Line(text=ending(trajectory), style="green" if trajectory.solved else "yellow")
+    yield f"task {neutral_line(task.id)}  ({family}, {split})"
+    yield f"model {neutral_line(policy.model)}  attempt {trajectory.attempt}  in {place}"
+    yield ending(trajectory)
     for reward in trajectory.rewards:
         name, scorer, detail = map(neutral_line, (reward.name, reward.scorer, reward.detail))
-        yield Line(text=f"reward {name} {reward.value:g} by {scorer}  {detail}".rstrip(), style="dim")
+        yield f"reward {name} {reward.value:g} by {scorer}  {detail}".rstrip()
     for index, message in enumerate(trajectory.messages):
         turn = by_message.get(index)
         heading = message.role + (f", turn {turn.number}" if turn else "")
         if turn and turn.result:
             heading += f"  [{neutral_line(turn.result)}]"
-        yield Line()
-        yield Line(text=heading, style="bold red" if turn and turn.step.problem else "bold")
+        yield ""
+        yield heading
         for text in [message.content, *map(str, message.tool_calls)]:
-            for line in neutral(text.rstrip("\n")).split("\n"):
-                yield Line(text=line, style=STYLES[message.role], indented=True)
+            yield from (f"  {line}" for line in neutral(text.rstrip("\n")).split("\n"))

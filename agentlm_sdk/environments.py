@@ -18,9 +18,11 @@ OUTPUT = "Output:\n"
 NOTHING = "(none)"
 
 CONTROL_TOKENS = re.compile(
-    r"<(?=\|[^|<>\n]{1,40}\|>)|<(?=/?s>)|<(?=</?SYS>>)|<(?=(?:start|end)_of_turn>)|\[(?=/?INST\])", re.IGNORECASE
+    r"<(?=\|[^|<>\n]{1,40}\|>)|<(?=/?(?:s|unk|pad|bos|eos)>)|<(?=</?SYS>>)|<(?=[a-z]+(?:_[a-z]+)+>)|<(?=(?:reponame|filename)>)"
+    r"|\[(?=/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\])",
+    re.IGNORECASE,
 )
-"""The first character of a chat control token of any common template."""
+"""The first character of a control token of the common templates: ChatML, Llama, Mistral, Gemma, Phi, SmolLM, StarCoder's kin."""
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
 

@@ -12,12 +12,15 @@ from rich.console import RenderableType
 from agentlm_sdk.compare import Comparison, GeneralLoss, compare, render, summarise
 from agentlm_sdk.errors import UserError
 from agentlm_sdk.journal import RunContents, latest_attempts, read_run, write_atomic
+from agentlm_sdk.record import Trajectory
 from agentlm_sdk.rollout import RolloutSummary, summary_of
 from agentlm_sdk.stats import wilson
 
+LOSS = "general_loss.json"
+
 
 class SplitResult(BaseModel):
-    """The result on one split; the interval is Wilson's at 95 %."""
+    """The result on one split; the interval is Wilson's at 95 %, over tasks."""
 
     summary: RolloutSummary
     low: float
@@ -35,7 +38,7 @@ class Evaluation(BaseModel):
     """Mean negative log-likelihood (nats) per trained token of held-back general chat."""
 
 
-def write_evaluation(run: Path, *, general_loss: float | None = None) -> Evaluation:
+def write_evaluation(run: Path) -> Evaluation:
     """Count a finished run by split and write `eval.json` beside its journal."""
     contents = read_run(run)
     episodes = latest_attempts(contents.trajectories)
@@ -45,12 +48,21 @@ def write_evaluation(run: Path, *, general_loss: float | None = None) -> Evaluat
     for split in sorted({episode.task.split for episode in episodes}):
         chosen = [episode for episode in episodes if episode.task.split == split]
         summary = summary_of(chosen, run=str(run), wanted=len(chosen))
-        low, high = wilson(summary.solved, summary.n - summary.unmeasured)
+        low, high = wilson(*_independent(chosen))
         splits[split] = SplitResult(summary=summary, low=low, high=high)
     policy = episodes[0].policy
-    result = Evaluation(run=str(run), model=policy.model, revision=policy.revision, splits=splits, general_loss=general_loss)
+    result = Evaluation(run=str(run), model=policy.model, revision=policy.revision, splits=splits, general_loss=read_loss(run))
     write_atomic(run / "eval.json", result.model_dump_json(indent=2) + "\n")
     return result
+
+
+def _independent(episodes: list[Trajectory]) -> tuple[float, int]:
+    """Solved and all, with several attempts at a task counted as one: its mean. Attempts at one task are not independent."""
+    tasks: dict[str, list[bool]] = {}
+    for episode in episodes:
+        if episode.outcome.failure is None:
+            tasks.setdefault(episode.task.id, []).append(episode.solved)
+    return sum(sum(solved) / len(solved) for solved in tasks.values()), len(tasks)
 
 
 def evaluation_text(result: Evaluation) -> str:
@@ -84,10 +96,13 @@ def compare_runs(
     _check_complete(first, a)
     _check_complete(second, b)
     base, tuned = latest_attempts(first.trajectories), latest_attempts(second.trajectories)
-    losses = _loss(a), _loss(b)
+    losses = read_loss(a), read_loss(b)
+    if (losses[0] is None) != (losses[1] is None):
+        raise UserError(f"only one of {a} and {b} has a loss on general chat; evaluate both with --general, or neither")
     general_loss = GeneralLoss(base=losses[0], tuned=losses[1]) if losses[0] is not None and losses[1] is not None else None
     comparison = compare(base, tuned, general_loss=general_loss, allow=[name for name in allow.split(",") if name])
     summary: dict[str, Any] = {
+        **(_provenance(provenance) if provenance else {}),
         **summarise(comparison, general_loss),
         "verdict": comparison.verdict.value,
         "reasons": comparison.reasons,
@@ -96,8 +111,6 @@ def compare_runs(
     }
     if training:
         summary |= _training(training)
-    if provenance:
-        summary |= json.loads(provenance.read_text(encoding="utf-8"))
     if out:
         write_atomic(out, json.dumps(summary, indent=2) + "\n")
     if report:
@@ -109,15 +122,36 @@ def compare_runs(
 
 
 def _check_complete(contents: RunContents, run: Path) -> None:
-    if contents.incomplete:
-        raise UserError(
-            f"{run} has {len(contents.incomplete)} episodes without an end; finish it by `agentlm-sdk runs resume {run}`"
-        )
+    ended = {(episode.task.id, episode.attempt) for episode in contents.trajectories}
+    missing = contents.manifest["tasks"] * contents.manifest["settings"]["attempts"] - len(ended)
+    if missing:
+        raise UserError(f"{run} lacks {missing} episodes; finish it by `agentlm-sdk runs resume {run}`")
 
 
-def _loss(run: Path) -> float | None:
-    path = run / "eval.json"
-    return Evaluation.model_validate_json(path.read_text(encoding="utf-8")).general_loss if path.is_file() else None
+def read_loss(run: Path) -> float | None:
+    """The loss on general chat measured with a run, or None. Raises UserError when the file is damaged."""
+    path = run / LOSS
+    if not path.is_file():
+        return None
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["general_loss"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); run the evaluation again") from error
+
+
+def write_loss(run: Path, loss: float) -> None:
+    """Keep the loss on general chat beside the journal, so that a run that is resumed still has it."""
+    write_atomic(run / LOSS, json.dumps({"general_loss": loss}) + "\n")
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read --provenance {path}: {error}") from error
+    if not isinstance(told, dict):
+        raise UserError(f"--provenance {path} must hold one JSON object")
+    return told
 
 
 def _training(folder: Path) -> dict[str, Any]:

@@ -141,6 +141,8 @@ class Open:
     messages: list[Message] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     rewards: list[Reward] = field(default_factory=list)
+    broken: bool = False
+    """A line that may have been its own is damaged: it counts as unfinished, whatever follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,14 +160,16 @@ class RunContents:
     manifest: dict[str, Any]
 
 
-def read_events(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """The sound events of one file; what is not sound is added to `problems`. Raises UserError for a newer schema."""
+def read_events(path: Path, problems: list[str]) -> Iterator[dict[str, Any] | None]:
+    """The events of one file, None for a line that is not sound, which is added to `problems`. Raises UserError for a newer
+    schema."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             whole = raw.endswith(b"\n")
             event = parse_line(raw.decode("ascii", "replace")) if whole else None
             if event is None:
                 problems.append(f"{path.name}:{number}: {'damaged' if whole else 'torn'} line dropped")
+                yield None
                 continue
             if event["v"] > SCHEMA:
                 raise UserError(
@@ -176,9 +180,14 @@ def read_events(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
 def read_run(run_dir: Path) -> RunContents:
     """Everything a run holds. Raises UserError when `run_dir` is not a run directory."""
-    if not (run_dir / "manifest.json").is_file():
-        raise UserError(f"{run_dir} is not a run directory (no manifest.json); make one with `agentlm-sdk rollout -o {run_dir}`")
-    manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run_dir} is not a run directory (no manifest.json); make one with `agentlm-sdk rollout -o {run_dir}`"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{run_dir / 'manifest.json'} is damaged: {error}") from error
     problems: list[str] = []
     done: list[Trajectory] = []
     incomplete: list[str] = []
@@ -186,7 +195,11 @@ def read_run(run_dir: Path) -> RunContents:
     for path in sorted((run_dir / "events").glob("*.jsonl")):
         episodes: dict[str, Open] = {}
         for event in read_events(path, problems):
-            _fold(event, episodes, done, problems, path)
+            if event is None:
+                for opened in episodes.values():
+                    opened.broken = True
+            else:
+                _fold(event, episodes, done, problems, path)
         incomplete += list(episodes)
         for opened in episodes.values():
             key = (opened.start["task"]["id"], opened.start["attempt"])
@@ -232,7 +245,7 @@ def _fold(event: dict[str, Any], episodes: dict[str, Open], done: list[Trajector
                 opened.steps.append(Step.model_validate(data))
             case "reward":
                 opened.rewards.append(Reward.model_validate(data))
-            case "end":
+            case "end" if not opened.broken:
                 start = {name: value for name, value in opened.start.items() if name != "sandbox"}
                 done.append(
                     Trajectory.model_validate(
@@ -247,7 +260,10 @@ def _fold(event: dict[str, Any], episodes: dict[str, Open], done: list[Trajector
                     )
                 )
                 del episodes[episode]
+            case "end":
+                problems.append(f"{path.name}: episode {episode} has a damaged line and counts as unfinished")
             case _:
                 problems.append(f"{path.name}: unknown event {kind!r} of episode {episode}")
     except ValidationError as error:
+        opened.broken = True
         problems.append(f"{path.name}: episode {episode}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}")

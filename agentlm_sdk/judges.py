@@ -1,8 +1,8 @@
 """Was the task solved: four kinds of judge, each a pure comparison behind a few reads of the place the agent worked in.
 
 The judge runs after the agent, in the agent's own sandbox or database. What it reads there is hostile: nothing is
-evaluated, sizes are bounded, and a place the agent broke is a failed task. Only a place that is gone (`SandboxLost`)
-gives no verdict.
+evaluated, sizes are bounded, a database is settled first, so that no temporary table passes for a real one, and a place
+the agent broke is a failed task. Only a place that is gone (`SandboxLost`) gives no verdict.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ async def judge(task: Task, *, answer: str | None, place: Sandbox | Database) ->
         case QueryJudge() | FingerprintJudge():
             if not isinstance(place, Database):
                 raise UserError(f"task {task.id}: a {rule.kind} judge needs a database, not {task.environment.kind!r}")
+            await place.settle()
             finding = await (_run_query(rule, place) if isinstance(rule, QueryJudge) else _run_fingerprint(rule, place))
         case _:
             assert_never(rule)

@@ -46,8 +46,8 @@ class ServedChat(BaseChatModel):
     max_tokens: int = 192
     seed: int | None = None
     logprobs: bool = False
-    timeout: float = 300.0
-    """Seconds one reply may take."""
+    timeout: float = 240.0
+    """Seconds one reply may take; a reply that takes longer is a failure of the server and is not asked for again."""
     retries: int = 4
     """Further tries after a lost connection, a 429 or a 5xx, with 0.5, 1, 2, ... seconds between them."""
     api_key: str = Field(default_factory=lambda: os.environ.get("AGENTLM_API_KEY", ""), repr=False, exclude=True)
@@ -105,6 +105,9 @@ class ServedChat(BaseChatModel):
                 await asyncio.sleep(0.5 * 2 ** (attempt - 1))
             try:
                 response = await self._http().post(f"{self.base_url}/chat/completions", json=request)
+            except httpx.ReadTimeout:
+                problem = f"no reply within {self.timeout:g} s"
+                break
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
@@ -121,9 +124,8 @@ class ServedChat(BaseChatModel):
     def _http(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
             limits = httpx.Limits(max_connections=None)
-            self._client = httpx.AsyncClient(timeout=self.timeout, headers=headers, limits=limits, trust_env=False)
+            self._client = httpx.AsyncClient(timeout=self.timeout, headers=_key(self.api_key), limits=limits, trust_env=False)
             self._loop = loop
         return self._client
 
@@ -206,10 +208,15 @@ class OracleChat(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content=render(step.thought, action)))])
 
 
+def _key(api_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 def served_name(base_url: str, *, timeout: float = 5.0) -> str:
     """The first model a server offers. Raises UserError when nothing answers at the URL."""
     try:
-        response = httpx.get(f"{base_url}/models", timeout=timeout, trust_env=False)
+        key = _key(os.environ.get("AGENTLM_API_KEY", ""))
+        response = httpx.get(f"{base_url}/models", timeout=timeout, headers=key, trust_env=False)
         response.raise_for_status()
         return str(response.json()["data"][0]["id"])
     except (httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, KeyError, IndexError, TypeError) as error:
@@ -229,7 +236,7 @@ def scripted_from(path: Path) -> ScriptedChat:
     """A scripted model from a file with one JSON string a line."""
     try:
         replies = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the scripted replies {path}: {error}") from error
     if not all(isinstance(reply, str) for reply in replies):
         raise UserError(f"{path}: every line must be a JSON string, one reply each")

@@ -38,7 +38,8 @@ class OpenPolicy:
     """A policy that can act."""
 
     record: Policy
-    for_task: Callable[[Task], BaseChatModel]
+    for_attempt: Callable[[Task, int], BaseChatModel]
+    """The chat model for one attempt at a task; with a sampling seed each attempt gets its own, seed + attempt."""
 
 
 @asynccontextmanager
@@ -50,10 +51,10 @@ async def opened_policy(
     kind, _, rest = spec.name.partition(":")
     match kind:
         case "oracle":
-            yield OpenPolicy(record=Policy(model="oracle"), for_task=_oracle)
+            yield OpenPolicy(record=Policy(model="oracle"), for_attempt=_oracle)
         case "scripted" if rest:
             chat = scripted_from(Path(rest))
-            yield OpenPolicy(record=Policy(model=spec.name), for_task=lambda task: chat)
+            yield OpenPolicy(record=Policy(model=spec.name), for_attempt=lambda task, attempt: chat)
         case "http" | "https":
             yield _served(spec, normal_url(spec.name), spec.weights)
         case "vllm" if rest:
@@ -63,14 +64,26 @@ async def opened_policy(
             raise UserError(f"unknown model {spec.name!r}; use {KINDS}")
 
 
-def _oracle(task: Task) -> BaseChatModel:
+def check(spec: PolicySpec) -> None:
+    """Raises UserError where a spec can be seen to be wrong before a run is begun: an unknown name, a URL that does not answer."""
+    kind, _, rest = spec.name.partition(":")
+    if kind in ("http", "https"):
+        served_name(normal_url(spec.name))
+    elif kind == "scripted" and rest:
+        scripted_from(Path(rest))
+    elif spec.name != "oracle" and not (kind == "vllm" and rest):
+        raise UserError(f"unknown model {spec.name!r}; use {KINDS}")
+
+
+def _oracle(task: Task, attempt: int) -> BaseChatModel:
     if not task.reference:
         raise UserError(f"task {task.id} has no reference solution, so the oracle cannot play it")
     return OracleChat(reference=task.reference)
 
 
 def _served(spec: PolicySpec, url: str, weights: str) -> OpenPolicy:
-    name = spec.model_name or served_name(url)
+    offered = served_name(url)
+    name = spec.model_name or offered
     chat = ServedChat(
         base_url=url,
         model=name,
@@ -85,4 +98,8 @@ def _served(spec: PolicySpec, url: str, weights: str) -> OpenPolicy:
         sampling=chat.sampling,
         template_hash=template_hash(weights) if weights else "",
     )
-    return OpenPolicy(record=record, for_task=lambda task: chat)
+
+    def for_attempt(task: Task, attempt: int) -> BaseChatModel:
+        return chat if spec.seed is None else chat.model_copy(update={"seed": spec.seed + attempt})
+
+    return OpenPolicy(record=record, for_attempt=for_attempt)

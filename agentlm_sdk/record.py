@@ -42,6 +42,10 @@ def unpack_ids(text: str) -> list[int]:
     return list(ids)
 
 
+MALFORMED = frozenset({"invalid_format", "invalid_action"})
+"""Problems of a step that count as a malformed action; a refusal and a repetition are counted apart."""
+
+
 class EndCause(StrEnum):
     """What ended an episode; says nothing about whether the task was solved."""
 

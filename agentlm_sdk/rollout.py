@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from agentlm_sdk.environments import ShellWorld, SqlWorld, World
 from agentlm_sdk.errors import InfrastructureError, UserError
 from agentlm_sdk.journal import JournalWriter, RunContents, latest_attempts, read_run, utc_now, write_atomic
 from agentlm_sdk.policies import OpenPolicy, PolicySpec, opened_policy
-from agentlm_sdk.record import SCHEMA, EndCause, Record, Trajectory, canonical_hash
+from agentlm_sdk.record import MALFORMED, SCHEMA, EndCause, Record, Trajectory, canonical_hash
 from agentlm_sdk.tasks import ShellEnvironment, Task, read_tasks, write_tasks
 
 GIVE_UP = 5
@@ -104,15 +106,29 @@ async def rollout(
     """Run every task attempt of a run directory that has no measured end yet: all of them the first time, the rest after a crash.
     Containers whose owner is dead are removed first: one that was made but not yet started does not vanish by itself.
 
-    Raises InfrastructureError after `GIVE_UP` infrastructure failures in a row; everything finished stays on disk.
+    Raises UserError while another process runs the same directory, and
+    InfrastructureError after `GIVE_UP` infrastructure failures in a row; everything finished stays on disk.
     """
     began = time.monotonic()
+    with _locked(run_dir):
+        await _rollout(run_dir, on_end, tell, worlds)
+    return summarise(run_dir, seconds=time.monotonic() - began)
+
+
+async def _rollout(
+    run_dir: Path,
+    on_end: Callable[[Trajectory, int, int], None],
+    tell: Callable[[str], None],
+    worlds: Callable[[Task, RolloutSettings, str], World],
+) -> None:
     contents = read_run(run_dir)
     settings = RolloutSettings.model_validate(contents.manifest["settings"])
     spec = PolicySpec.model_validate(contents.manifest["policy"])
     tasks = read_tasks(run_dir / "tasks.jsonl")
     wanted = len(tasks) * settings.attempts
     todo = _todo(tasks, settings, contents)
+    if spec.name == "oracle" and (silent := [task.id for task, _ in todo if not task.reference]):
+        raise UserError(f"the oracle cannot play tasks without a reference solution: {', '.join(silent[:5])}")
     if any(isinstance(task.environment, ShellEnvironment) for task, _ in todo):
         from sandboxes.reaper import clean
 
@@ -128,7 +144,17 @@ async def rollout(
                     if not todo:
                         break
                     tell(f"{len(todo)} episodes met an infrastructure failure")
-    return summarise(run_dir, seconds=time.monotonic() - began)
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """One process runs a run directory at a time. Raises UserError while another one does; a dead one holds no lock."""
+    with open(run_dir / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{run_dir} is being run by another process; wait for it, or end it first") from error
+        yield
 
 
 def _todo(tasks: Sequence[Task], settings: RolloutSettings, contents: RunContents) -> list[tuple[Task, int]]:
@@ -162,15 +188,17 @@ class _Crew:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.settings.concurrency, len(todo))):
                     group.create_task(self._worker(queue))
-        except* InfrastructureError as errors:
+        except* (InfrastructureError, UserError) as errors:
             raise errors.exceptions[0] from None
-        except* UserError as errors:
-            raise errors.exceptions[0] from None
+        except* OSError as errors:
+            raise InfrastructureError(
+                f"the run stopped: {errors.exceptions[0]}; go on with `agentlm-sdk runs resume {self.run_dir}`"
+            ) from errors
 
     async def _worker(self, queue: Any) -> None:
         for task, attempt in queue:
             agent = Agent(
-                self.policy.for_task(task),
+                self.policy.for_attempt(task, attempt),
                 self.worlds(task, self.settings, self.run_dir.name),
                 max_turns=self.settings.max_turns,
                 malformed_budget=self.settings.malformed_budget,
@@ -220,6 +248,6 @@ def summary_of(trajectories: Sequence[Trajectory], *, run: str, wanted: int, sec
         ended_by={cause.value: ended.get(cause, 0) for cause in EndCause},
         problems=dict(problems),
         turns=turns,
-        malformed_rate=(problems["invalid_format"] + problems["invalid_action"] + problems["refusal"]) / turns if turns else 0.0,
+        malformed_rate=sum(problems[kind] for kind in MALFORMED) / turns if turns else 0.0,
         seconds=round(seconds, 2),
     )

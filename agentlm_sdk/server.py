@@ -87,7 +87,8 @@ async def serving(
     The server also dies when its owner is killed. Raises UserError for a folder that holds no model, InfrastructureError with the
     end of the log when the server stops or is not ready within five minutes.
     """
-    if (os.sep in model or model.startswith(".")) and not (Path(model) / "config.json").is_file():
+    local = Path(model).is_dir() or model.startswith((".", "/", "~"))
+    if local and not (Path(model) / "config.json").is_file():
         raise UserError(f"{model} holds no model (no config.json); name a model folder or a model of a hub")
     port = port or free_port()
     command = server_command(model, name=name or Path(model).name, host=host, port=port, max_model_len=max_model_len)
@@ -110,7 +111,7 @@ async def serving(
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            preexec_fn=_die_with_owner if sys.platform == "linux" else None,
+            preexec_fn=die_with_owner if sys.platform == "linux" else None,
         )
     url = f"http://{host}:{port}/v1"
     try:
@@ -120,7 +121,7 @@ async def serving(
         await asyncio.to_thread(_stop, process)
 
 
-def _die_with_owner() -> None:
+def die_with_owner() -> None:
     """Linux: the kernel ends the child when the thread that started it ends (prctl PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 

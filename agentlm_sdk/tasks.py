@@ -91,7 +91,7 @@ class ReferenceStep(Record):
 
     thought: str = ""
     action: Action
-    """An answer of `{output}` hands in the stripped stdout (or the single cell) of the step before."""
+    """An answer of `{output}` hands in what the step before showed the agent, stripped."""
 
 
 class Task(Record):
@@ -122,6 +122,8 @@ def read_tasks(path: Path) -> list[Task]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UserError(f"cannot read the task file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from error
     tasks: list[Task] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
@@ -146,7 +148,7 @@ def write_tasks(path: Path, tasks: Iterable[Task]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for task in tasks:
-            file.write(json.dumps(task.model_dump(mode="json"), ensure_ascii=False) + "\n")
+            file.write(json.dumps(task.model_dump(mode="json")) + "\n")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -161,6 +161,13 @@ class Database(Protocol):
         """Run one statement. Raises SandboxLost when the database is gone."""
         ...
 
+    async def settle(self) -> None:
+        """Commit what is open and forget what lives in the connection only: temporary tables, views, triggers, settings.
+
+        For a reader who must see the database and not what a statement laid over it. Raises SandboxLost.
+        """
+        ...
+
     async def reset(self) -> None: ...
 
     async def alive(self) -> bool: ...

@@ -266,6 +266,19 @@ async def statement_timeout(make: MakeDatabase) -> None:
         assert (await database.execute("SELECT COUNT(*) FROM t")).rows == ((60,),)
 
 
+async def settling_keeps_only_the_database(make: MakeDatabase) -> None:
+    """After `settle` a temporary table hides no real one, and what an open transaction did is there."""
+    async with opened(make()) as database:
+        await database.load("CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (1);")
+        assert not (await database.execute("CREATE TEMPORARY TABLE t (a INTEGER)")).error
+        assert (await database.execute("SELECT a FROM t")).rows == ()
+        await database.settle()
+        for sql in ("BEGIN", "INSERT INTO t VALUES (2)"):
+            assert not (await database.execute(sql)).error, sql
+        await database.settle()
+        assert (await database.execute("SELECT a FROM t ORDER BY a")).rows == ((1,), (2,))
+
+
 async def database_reset_and_close(make: MakeDatabase) -> None:
     """A reset empties it; closing is safe twice and without a start; a closed database is lost."""
     database = make()
@@ -290,5 +303,6 @@ DATABASE_CHECKS: tuple[DatabaseCheck, ...] = (
     parameters_stay_data,
     rows_are_capped,
     statement_timeout,
+    settling_keeps_only_the_database,
     database_reset_and_close,
 )

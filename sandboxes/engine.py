@@ -94,9 +94,9 @@ def is_dead(label: str) -> bool:
     return host == _this_host() and pid.isdigit() and _start_time(int(pid)) != process
 
 
-def ownership(run: str = "") -> dict[str, str]:
+def ownership() -> dict[str, str]:
     """The labels of a container that this process starts now."""
-    return {RUN: run, OWNER: owner(), CREATED: str(int(time.time()))}
+    return {OWNER: owner(), CREATED: str(int(time.time()))}
 
 
 def attach(container: str) -> socket.socket:

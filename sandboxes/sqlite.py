@@ -106,6 +106,10 @@ class SqliteDatabase:
             seconds=time.monotonic() - began,
         )
 
+    async def settle(self) -> None:
+        """Commit an open transaction and forget temporary tables, views, triggers and settings: what stays is the database."""
+        await self._ask({"settle": True, "timeout": DEFAULT_TIMEOUT})
+
     async def reset(self) -> None:
         """An empty database again."""
         await self.close()

@@ -7,6 +7,7 @@ Run as a script in a folder of its own. A message, both ways, is a big-endian 32
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import resource
@@ -58,8 +59,11 @@ class Engine:
         self.refusal = ""
         self.deadline = float("inf")
         self.timed_out = False
-        self.connection = sqlite3.connect(FILE, isolation_level=None)
-        self.connection.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
+        self.connection = self.connect()
+
+    def connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(FILE, isolation_level=None)
+        connection.text_factory = lambda data: data.decode("utf-8", "backslashreplace")
         for setting in (
             f"hard_heap_limit={HEAP}",
             f"page_size={PAGE}",
@@ -70,11 +74,19 @@ class Engine:
             "trusted_schema=OFF",
             "cell_size_check=ON",
         ):
-            self.connection.execute(f"PRAGMA {setting}").fetchall()
+            connection.execute(f"PRAGMA {setting}").fetchall()
         for limit, value in LIMITS.items():
-            self.connection.setlimit(limit, value)
-        self.connection.set_authorizer(self.authorize)
-        self.connection.set_progress_handler(self.late, STEPS)
+            connection.setlimit(limit, value)
+        connection.set_authorizer(self.authorize)
+        connection.set_progress_handler(self.late, STEPS)
+        return connection
+
+    def settle(self) -> None:
+        """Keep what an open transaction did, and forget what lives in the connection only."""
+        with contextlib.suppress(sqlite3.Error, MemoryError):  # what cannot be committed is rolled back by closing
+            self.connection.commit()
+        self.connection.close()
+        self.connection = self.connect()
 
     def authorize(self, action: int, one: str | None, two: str | None, database: str | None, source: str | None) -> int:
         """Refuse what reaches another file or the engine's own settings."""
@@ -102,6 +114,9 @@ class Engine:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
         in_transaction = self.connection.in_transaction
         try:
+            if "settle" in request:
+                self.settle()
+                return {}
             if "script" in request:
                 self.connection.executescript(request["script"])
                 return {}
@@ -165,8 +180,11 @@ def main() -> None:
     answer: dict[str, Any] = {"engine": f"sqlite {sqlite3.sqlite_version}"}
     while True:
         text = json.dumps(answer).encode()
-        sys.stdout.buffer.write(LENGTH.pack(len(text)) + text)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(LENGTH.pack(len(text)) + text)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            leave()
         answer = engine.answer(json.loads(read(LENGTH.unpack(read(LENGTH.size))[0])))
 
 

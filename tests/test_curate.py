@@ -95,6 +95,7 @@ def test_every_episode_is_kept_or_dropped_by_a_named_rule(tmp_path: Path) -> Non
         episode("e6"),
         episode("e7", task="t2"),
         episode("e8", task="t3", steps=only_problems),
+        episode("e9", task="t4", messages=[*MESSAGES[:6], Message(role="assistant", content="half \ud800", sampled=True)]),
         unfinished=True,
     )
     report = curate([run], tmp_path / "out")
@@ -102,11 +103,12 @@ def test_every_episode_is_kept_or_dropped_by_a_named_rule(tmp_path: Path) -> Non
         "incomplete": ["torn"],
         "infrastructure": ["e5"],
         "not_solved": ["e3", "e4"],
+        "lone_surrogate": ["e9"],
         "nothing_to_learn": ["e8"],
         "duplicate": ["e6"],
     }
     assert report.kept == 3
-    assert report.taken_in == 9 == report.kept + sum(map(len, report.dropped.values()))
+    assert report.taken_in == 10 == report.kept + sum(map(len, report.dropped.values()))
     assert (report.trained_turns, report.context_turns) == (3, 3)
     assert (report.families, report.policies) == ({"files": 3}, {"oracle": 3})
     kept, digest = read_curated(tmp_path / "out")
@@ -133,6 +135,15 @@ def test_an_episode_of_another_split_stops_everything(tmp_path: Path, split: str
     with pytest.raises(UserError, match=f"episode leak .*'{split}'"):
         curate([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_unicode_cannot_hold_is_written_and_read_back(tmp_path: Path) -> None:
+    odd = episode("e\ud800", answer="half \ud800, whole \U0001f600")
+    report = curate([write_run(tmp_path / "run", odd)], tmp_path / "out")
+    kept, digest = read_curated(tmp_path / "out")
+    assert kept == [flagged(odd)]
+    assert digest == report.sha256
+    assert (tmp_path / "out" / "curated.jsonl").read_bytes().isascii()
 
 
 def test_damaged_lines_are_reported(tmp_path: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
 
 import pytest
 from episodes import episode
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from agentlm_sdk.display import ending, neutral, neutral_line, prompt, trajectory_panel, trajectory_text, turns
+from agentlm_sdk.display import ending, neutral, neutral_line, prompt, trajectory_text, turns
 from agentlm_sdk.record import Action, EndCause
 
 HOSTILE = "a\x1b]0;owned\x07b\x9b31mc\u202egnp\u2066\u200b\r\x00\ufeff[red]x[/red]"
@@ -67,17 +65,7 @@ def test_hostile_text_is_harmless_and_cannot_pass_for_a_heading() -> None:
     assert not set("\x1b\x07\x9b\u202e\u200b\r\x00") & set(text)
     assert "\n  assistant, turn 9" in text
     assert "\nassistant, turn 9" not in text
-
-
-def test_the_panel_holds_the_same_and_reads_no_markup() -> None:
-    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    console.print(trajectory_panel(episode(observation=HOSTILE)))
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
-    assert "[red]x[/red]" in shown
-    assert "\\x1b]0;owned\\x07" in shown
-    assert "\x1b]" not in shown
-    assert "assistant, turn 2" in shown
+    assert "[red]x[/red]" in text
 
 
 def test_turns_pair_replies_with_what_came_back() -> None:

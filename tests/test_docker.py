@@ -3,7 +3,6 @@
 import asyncio
 import io
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,11 +12,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from engine import needs_docker
 
 from sandboxes import DockerShell, SandboxLost, SandboxUnavailable, clean, engine, ensure_image, list_sandboxes, opened
 from sandboxes.docker import CAPABILITIES
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, needs_docker]
+
+BOUND = 60
+"""Seconds within which anything here happens, however busy the machine is."""
 
 CAPABILITY_NUMBERS = {
     **{"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7},
@@ -27,10 +30,7 @@ CAPABILITY_NUMBERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def os_image() -> str:
-    try:
-        return ensure_image("os")
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
+    return ensure_image("os")
 
 
 def in_a_shell(scenario: Callable[[DockerShell], Awaitable[None]]) -> None:
@@ -45,12 +45,11 @@ def exists(container: str | None) -> bool:
     return bool(engine.client().api.containers(all=True, quiet=True, filters={"id": container}))
 
 
-def wait_until_gone(container: str, seconds: float) -> float:
+def wait_until_gone(container: str) -> None:
     began = time.monotonic()
     while exists(container):
-        assert time.monotonic() - began < seconds, f"{container} is still there after {seconds} s"
+        assert time.monotonic() - began < BOUND, f"{container} is still there after {BOUND} s"
         time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def test_a_command_that_kills_everything_harms_only_itself() -> None:
@@ -66,7 +65,7 @@ def test_a_command_that_kills_everything_harms_only_itself() -> None:
 def test_a_fork_bomb_is_bounded_and_cleared() -> None:
     async def scenario(shell: DockerShell) -> None:
         bomb = await shell.exec(":(){ :|:& };:; sleep 1", timeout=4)
-        assert bomb.seconds < 12
+        assert bomb.seconds < BOUND
         python = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
         assert (await shell.exec(["python3", "-c", python], timeout=2)).timed_out
         done = await shell.exec("echo well; ps -e --no-headers | wc -l")
@@ -86,16 +85,30 @@ def test_a_memory_bomb_is_said_and_survived() -> None:
     in_a_shell(scenario)
 
 
-def test_endless_output_costs_us_no_memory() -> None:
-    async def scenario(shell: DockerShell) -> None:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ENDLESS = """
+import asyncio, resource
+from sandboxes import DockerShell, opened
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+async def main():
+    async with opened(DockerShell()) as shell:
+        await shell.exec("echo warm")
+        before = peak()
         done = await shell.exec("yes", timeout=2)
-        assert done.timed_out and done.stdout.total > 10_000_000 and done.stdout.tail.endswith(b"y\n")
-        line = await shell.exec("head -c 50000000 /dev/zero | tr '\\0' x")
-        assert line.stdout.total == 50_000_000 and line.stdout.cut == 50_000_000 - 16_384
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8_000
+        line = await shell.exec("head -c 50000000 /dev/zero | tr '\\\\0' x", timeout=60)
+        print(done.timed_out, done.stdout.total, line.stdout.total, line.stdout.cut, peak() - before)
+asyncio.run(main())
+"""
 
-    in_a_shell(scenario)
+
+def test_endless_output_costs_us_no_memory() -> None:
+    """In a process of its own: the peak of this one may be that of another test."""
+    done = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    timed_out, endless, line, cut, kilobytes = done.stdout.split()
+    assert timed_out == "True" and int(endless) > 1_000_000
+    assert (int(line), int(cut)) == (50_000_000, 50_000_000 - 16_384)
+    assert int(kilobytes) < 8_000
 
 
 def test_files_memory_disks_and_descriptors_have_limits() -> None:
@@ -117,9 +130,11 @@ def test_files_memory_disks_and_descriptors_have_limits() -> None:
 def test_there_is_no_network() -> None:
     async def scenario(shell: DockerShell) -> None:
         done = await shell.exec(
-            "ls /sys/class/net; for host in 169.254.169.254 8.8.8.8 example.com; do curl -sS -m 5 http://$host; done", timeout=10
+            "ls /sys/class/net; for host in 169.254.169.254 8.8.8.8 example.com; do curl -sS -m 15 http://$host; echo $?; done",
+            timeout=BOUND,
         )
-        assert done.stdout.head == b"lo\n" and done.exit_code in (6, 7) and done.seconds < 5, done
+        interfaces, *codes = done.stdout.text().split()
+        assert interfaces == "lo" and set(codes) <= {"6", "7"}, done  # no such host, no way there; 28 would be a wait
 
     in_a_shell(scenario)
 
@@ -224,8 +239,9 @@ def test_poisoned_start_files_and_traps_reach_no_later_command() -> None:
 
 def test_a_container_that_disappears_is_lost_and_never_output() -> None:
     async def scenario(shell: DockerShell) -> None:
-        running = asyncio.create_task(shell.exec("sleep 60"))
+        running = asyncio.create_task(shell.exec("sleep 600", timeout=600))
         await asyncio.sleep(0.5)
+        assert not running.done()
         assert shell.container
         await asyncio.to_thread(engine.remove, shell.container)
         with pytest.raises(SandboxLost, match="ended"):
@@ -245,7 +261,7 @@ def test_cancelling_a_command_ends_the_machine() -> None:
             async with asyncio.timeout(0.5):
                 await shell.exec("sleep 60")
         assert shell.container
-        await asyncio.to_thread(wait_until_gone, shell.container, 10)
+        await asyncio.to_thread(wait_until_gone, shell.container)
         with pytest.raises(SandboxLost, match="cancelled"):
             await shell.exec("true")
 
@@ -253,17 +269,23 @@ def test_cancelling_a_command_ends_the_machine() -> None:
 
 
 def test_cancelling_the_start_leaves_nothing() -> None:
-    async def scenario(after: float) -> list[str]:
+    async def scenario(reached: Callable[[DockerShell], bool]) -> list[str]:
         shell = DockerShell(labels={engine.RUN: "cancelled-start"})
         starting = asyncio.create_task(shell.start())
-        await asyncio.sleep(after)
-        starting.cancel()
+        while not reached(shell) and not starting.done():  # noqa: ASYNC110 (every turn of the loop counts)
+            await asyncio.sleep(0)
+        assert starting.cancel(), "it started before the moment in question"
         with pytest.raises(asyncio.CancelledError):
             await starting
         return [one.id for one in list_sandboxes() if one.run == "cancelled-start"]
 
-    for after in (0.0, 0.02, 0.1):
-        assert asyncio.run(scenario(after)) == []
+    moments: tuple[Callable[[DockerShell], bool], ...] = (
+        lambda shell: True,
+        lambda shell: bool(shell.image),
+        lambda shell: shell.container is not None,
+    )
+    for reached in moments:
+        assert asyncio.run(scenario(reached)) == []
 
 
 OWNER = """
@@ -287,7 +309,7 @@ def test_the_containers_of_a_killed_owner_vanish() -> None:
         owner.kill()
     assert len(containers) == 2
     for container in containers:
-        wait_until_gone(container, 5)
+        wait_until_gone(container)
 
 
 def test_the_reaper_removes_orphans_of_this_host_and_nothing_else(os_image: str) -> None:

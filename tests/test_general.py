@@ -85,6 +85,22 @@ def test_tool_chats_are_left_out_by_reason(tmp_path: Path) -> None:
     assert read_general([path]).dropped == Counter(unsupported_role=1, tool_calls=1)
 
 
+def test_a_chat_with_half_a_surrogate_pair_is_left_out_by_reason(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps([sharegpt(("human", "q"), ("gpt", "cut \ud83d")), sharegpt(("human", "q"), ("gpt", "\U0001f600"))]))
+    data = read_general([path])
+    assert texts(path) == [[("user", "q"), ("assistant", "\U0001f600")]]
+    assert data.dropped == Counter(lone_surrogate=1)
+
+
+def test_records_of_files_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "chat.json" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        write(path, [sharegpt(("human", f"in {path.parent.name}"), ("gpt", "yes"))])
+    assert [record.id for record in read_general(paths).records] == [f"{path}, record 1" for path in paths]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -120,7 +120,13 @@ def test_damage_in_the_middle_is_reported_not_swallowed(tmp_path: Path) -> None:
     lines[1] = lines[1].replace("hi", "ho", 1)
     journal.path.write_text("".join(lines))
     contents = read_run(run)
-    assert contents.problems == [f"{journal.path.name}:2: damaged line dropped"]
+    name = journal.path.name
+    assert contents.problems == [
+        f"{name}:2: damaged line dropped",
+        f"{name}: episode a has a damaged line and counts as unfinished",
+    ]
+    assert [t.id for t in contents.trajectories] == ["b"]
+    assert contents.incomplete == ["a"], "an episode with a message missing must not be trained on"
 
 
 def test_an_infrastructure_failure_is_replaced_by_its_rerun(tmp_path: Path) -> None:

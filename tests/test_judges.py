@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import pytest
+from engine import needs_docker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ from agentlm_sdk.tasks import (
     SqliteEnvironment,
     Task,
 )
-from sandboxes.base import SandboxUnavailable, opened
+from sandboxes.base import opened
 from sandboxes.docker import DockerShell
 from sandboxes.sqlite import SqliteDatabase
 
@@ -295,6 +296,52 @@ def test_a_query_judge_reads_the_final_state() -> None:
     assert judged_in_sqlite(rule, 'DROP TABLE "Pop ""Idols"""').value == 0.0
 
 
+IDOLS = '"Pop ""Idols"""'
+RIGHT = "SELECT 'Ann' AS name, '1' AS votes UNION ALL SELECT 'Bo', '2'"
+FORGED = {
+    "temporary table": [f"CREATE TEMP TABLE {IDOLS} AS {RIGHT}"],
+    "temporary view": [f"CREATE TEMP VIEW {IDOLS} AS {RIGHT}"],
+    "view with a trigger": [
+        f"CREATE TEMP VIEW {IDOLS} AS {RIGHT}",
+        f"CREATE TEMP TRIGGER keep INSTEAD OF DELETE ON {IDOLS} BEGIN SELECT 1; END",
+    ],
+    "search index": [
+        f"CREATE VIRTUAL TABLE temp.{IDOLS} USING fts5(name, votes)",
+        f"INSERT INTO {IDOLS} {RIGHT}",
+    ],
+    "inside a transaction": ["BEGIN", f"CREATE TEMP TABLE {IDOLS} AS {RIGHT}"],
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_a_connection_lays_over_a_table_is_not_judged(name: str) -> None:
+    rows = QueryJudge(query=f"SELECT name, votes FROM {IDOLS}", rows=[["Ann", "1"], ["Bo", "2"]])
+    for rule in (PRINTED, rows):
+        assert judged_in_sqlite(rule, *FORGED[name]).value == 0.0
+        solved = judged_in_sqlite(rule, f"UPDATE {IDOLS} SET votes = 2 WHERE name = 'Bo'", *FORGED[name])
+        assert solved.value == 1.0, solved.detail
+
+
+def test_a_setting_of_the_connection_does_not_change_the_judges_query() -> None:
+    rule = QueryJudge(query=f"SELECT name FROM {IDOLS} WHERE name LIKE 'ANN'", rows=[])
+    assert judged_in_sqlite(rule, "PRAGMA case_sensitive_like = ON").value == 0.0
+
+
+def test_an_open_transaction_counts() -> None:
+    assert judged_in_sqlite(PRINTED, "BEGIN", f"UPDATE {IDOLS} SET votes = 2 WHERE name = 'Bo'").value == 1.0
+
+
+def test_a_transaction_that_cannot_be_committed_does_not() -> None:
+    broken = [
+        "CREATE TABLE child (a REFERENCES parent DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TABLE parent (a INTEGER PRIMARY KEY)",
+    ]
+    change = f"UPDATE {IDOLS} SET votes = 2 WHERE name = 'Bo'"
+    foul = [*broken, "PRAGMA foreign_keys = ON", "BEGIN", "INSERT INTO child VALUES (7)", change]
+    reward = judged_in_sqlite(PRINTED, *foul)
+    assert reward.value == 0.0 and "with 2 rows" in reward.detail
+
+
 def test_a_judge_that_cannot_work_in_its_environment_is_the_authors_mistake() -> None:
     with pytest.raises(UserError, match="needs a shell"):
         judged_in_sqlite(ScriptJudge(scripts=[Script(code="exit 0")]))
@@ -303,18 +350,6 @@ def test_a_judge_that_cannot_work_in_its_environment_is_the_authors_mistake() ->
 
 
 # Scripts, in a real container
-
-
-@pytest.fixture(scope="module")
-def engine() -> None:
-    async def probe() -> None:
-        async with opened(DockerShell("os")):
-            pass
-
-    try:
-        asyncio.run(probe())
-    except SandboxUnavailable as error:
-        pytest.skip(f"no Docker shell can start: {error}")
 
 
 def judged_in_docker(rule: ScriptJudge, before: str = "true", answer: str | None = None) -> Reward:
@@ -331,7 +366,7 @@ COUNT = Script(code="ls /root/box | wc -l")
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
+@needs_docker
 def test_scripts_get_the_answer_and_what_the_scripts_before_printed() -> None:
     rule = ScriptJudge(scripts=[COUNT, INTEGER_MATCH], answer_required=True)
     make = "mkdir box; touch box/a box/b"
@@ -344,7 +379,7 @@ def test_scripts_get_the_answer_and_what_the_scripts_before_printed() -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
+@needs_docker
 def test_a_script_that_inspects_the_state_needs_no_answer() -> None:
     rule = ScriptJudge(scripts=[Script(code="echo judging; [ -f /root/done ] && [ $# = 1 ]")])
     assert judged_in_docker(rule, "touch done").value == 1.0
@@ -352,7 +387,7 @@ def test_a_script_that_inspects_the_state_needs_no_answer() -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
+@needs_docker
 def test_what_an_agent_leaves_in_start_up_files_does_not_reach_the_judge() -> None:
     rules = [
         ScriptJudge(scripts=[Script(code="false")]),
@@ -368,7 +403,7 @@ def test_what_an_agent_leaves_in_start_up_files_does_not_reach_the_judge() -> No
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
+@needs_docker
 def test_a_wrecked_machine_is_a_failed_task() -> None:
     rule = ScriptJudge(scripts=[Script(code="exit 0")])
     for foul in ("rm -f /bin/bash /usr/bin/bash", "rm -rf --no-preserve-root / 2>/dev/null"):
@@ -378,7 +413,7 @@ def test_a_wrecked_machine_is_a_failed_task() -> None:
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
+@needs_docker
 @pytest.mark.parametrize("answer", ["\ud800", "$(touch /root/done)", "'; touch /root/done; '", "x" * MAX_ANSWER])
 def test_an_answer_is_only_ever_an_argument(answer: str) -> None:
     rule = ScriptJudge(scripts=[Script(code='[ ! -e /root/done ] && [ -n "$1" ]')])

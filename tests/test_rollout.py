@@ -1,5 +1,6 @@
 """Rollout and resume: every episode in the journal, nothing twice, nothing lost after kill -9, no container left."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -56,6 +57,35 @@ def test_a_model_that_stays_away_ends_the_run_with_3_and_keeps_what_is_there(
     assert cli(["rollout", "--tasks", str(tasks), "--policy", f"scripted:{script}", "-o", str(run), "-n", "1"]) == 3
     assert "5 episodes in a row failed at the model" in capsys.readouterr().err
     assert len(read_run(run).trajectories) == 5
+
+
+def test_a_run_that_is_being_run_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = tmp_path / "t.jsonl"
+    write_tasks(tasks, [COUNT])
+    run = tmp_path / "run"
+    assert cli(["rollout", "--tasks", str(tasks), "--policy", "oracle", "-o", str(run)]) == 0
+    with open(run / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cli(["runs", "resume", str(run)]) == 1
+    assert "being run by another process" in capsys.readouterr().err
+    assert cli(["runs", "resume", str(run)]) == 0
+    assert cli(["runs", "verify", str(run)]) == 0
+
+
+def test_a_killed_and_resumed_run_can_be_compared(tmp_path: Path) -> None:
+    tasks = tasks_file(tmp_path, "--kind", "sqlite", "--test", "1", "--heldout", "1")
+    run, other = tmp_path / "run", tmp_path / "other"
+    for out in (run, other):
+        assert cli(["eval", "--tasks", str(tasks), "-m", "oracle", "-o", str(out)]) == 0
+    (path,) = (run / "events").glob("*.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    assert cli(["compare", str(other), str(run)]) == 1, "an unfinished run is refused"
+    assert cli(["runs", "verify", str(run)]) == 2
+    assert cli(["runs", "resume", str(run)]) == 0
+    assert cli(["compare", str(other), str(run)]) in (1, 2)
+    summaries = [json.loads((out / "eval.json").read_text())["splits"]["test"]["summary"] for out in (run, other)]
+    assert summaries[0]["n"] == summaries[0]["solved"] == summaries[1]["n"]
 
 
 @pytest.mark.docker

@@ -76,6 +76,7 @@ def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuneConf
         pack_length=256,
         batch_packs=4,
         precision="fp32",
+        device="cpu",
         general_held_back=4,
         lr=2e-2,
         warmup=0.0,
@@ -104,7 +105,7 @@ def test_the_plan_adds_up(config: FinetuneConfig, plan: Plan) -> None:
     assert report.mix.draws["agent"] == 3 * 8
     assert report.fill == pytest.approx(report.tokens / (report.packs * config.pack_length))
     assert report.steps == -(-report.packs // 4)
-    assert set(report.hashes) == {"curated.jsonl", "chat.json"}
+    assert set(report.hashes) == {f"{config.agent}/curated.jsonl", str(config.general[0])}
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +186,25 @@ def test_bf16_trains_nearly_the_same(config: FinetuneConfig, plan: Plan, accumul
 
 
 @pytest.fixture(scope="module")
-def result(config: FinetuneConfig, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+def told() -> list[str]:
+    """What the run of `result` said it was doing."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(config: FinetuneConfig, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
     out = tmp_path_factory.mktemp("tuned") / "model"
-    return run_finetune(config.model_copy(update={"out": out, "epochs": 4, "batch_packs": 1}), quiet=True)
+    return run_finetune(config.model_copy(update={"out": out, "epochs": 4, "batch_packs": 1}), quiet=True, tell=told.append)
+
+
+def test_a_run_says_what_it_is_doing(result: FinetuneResult, told: list[str]) -> None:
+    assert told == [
+        "reading, rendering and auditing the data",
+        "loading the model",
+        "merging and saving",
+        "measuring the chat loss of the base model",
+        "measuring the chat loss of the tuned model",
+    ]
 
 
 def test_the_saved_model_is_the_merged_one(config: FinetuneConfig, plan: Plan, result: FinetuneResult) -> None:
@@ -231,8 +248,11 @@ def test_training_lowers_the_loss_and_the_card_says_with_what(config: FinetuneCo
 def test_the_held_back_loss_can_be_measured_again(config: FinetuneConfig, result: FinetuneResult) -> None:
     held = read_general([result.model / "general_held_back.jsonl"]).records
     assert len(held) == 4
-    assert general_loss(config.base, held) == pytest.approx(result.general_loss_base, abs=1e-6)
-    assert general_loss(result.model, held) == pytest.approx(result.general_loss_tuned, abs=1e-6)
+    seen: list[tuple[int, int]] = []
+    base = general_loss(config.base, held, device="cpu", on_record=lambda done, total: seen.append((done, total)))
+    assert base == pytest.approx(result.general_loss_base, abs=1e-6)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert general_loss(result.model, held, device="cpu") == pytest.approx(result.general_loss_tuned, abs=1e-6)
 
 
 def test_scores_are_added_to_the_card(result: FinetuneResult) -> None:
@@ -249,7 +269,7 @@ def test_what_exists_is_never_overwritten_and_leftovers_are_cleared(config: Fine
     from trainers.sft import claim
 
     (tmp_path / "m").mkdir()
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match=r"already exists; choose another with `--set out="):
         run_finetune(config.model_copy(update={"out": tmp_path / "m"}))
     (tmp_path / "n.tmp").mkdir()
     with pytest.raises(UserError, match="was not left by a fine-tuning run"):

@@ -14,6 +14,7 @@ from trainers.mixing import Unit
 
 OverLength = Literal["error", "drop"]
 Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu"]
 
 
 class Settings(BaseModel):
@@ -66,6 +67,8 @@ class FinetuneConfig(Settings):
     """General records kept out of training, to measure what the model forgets; 0 measures nothing."""
     precision: Precision = "auto"
     """auto: bf16 where the hardware computes it, otherwise fp32."""
+    device: Device = "auto"
+    """auto: a CUDA GPU where there is one, otherwise the CPU."""
     lora: LoraSettings = Field(default_factory=LoraSettings)
     seed: int = 0
 
@@ -118,7 +121,8 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    problems = error.errors()  # an unknown name first: it is often the cause of a missing one
+    problem = next((found for found in problems if found["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"there is no setting {place!r}{closest(str(problem['loc'][-1]), _names(problem['loc']))}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentlm_sdk.errors import UserError
 from agentlm_sdk.journal import read_run, write_atomic
 from agentlm_sdk.record import EndCause, Message, Trajectory, canonical_hash
+from trainers.rendering import lone_surrogate as surrogate_in
 
 CURATED, MANIFEST = "curated.jsonl", "manifest.json"
 
@@ -76,9 +77,15 @@ def nothing_to_learn(episode: Trajectory, _: Seen) -> bool:
     return not any(message.loss for message in flagged(episode).messages)
 
 
+def lone_surrogate(episode: Trajectory, _: Seen) -> bool:
+    """A message holds a lone surrogate, which no tokenizer takes."""
+    return any(surrogate_in(message.content) for message in episode.messages)
+
+
 RULES: dict[str, Rule] = {
     "infrastructure": infrastructure,
     "not_solved": not_solved,
+    "lone_surrogate": lone_surrogate,
     "nothing_to_learn": nothing_to_learn,
     "duplicate": duplicate,
 }
@@ -108,7 +115,7 @@ def curate(runs: Sequence[Path], out: Path) -> CurateReport:
     selection = select(episode for _, content in contents for episode in content.trajectories)
     incomplete = [episode for _, content in contents for episode in content.incomplete]
     dropped = {"incomplete": incomplete, **selection.dropped}
-    text = "".join(episode.model_dump_json(exclude_defaults=True) + "\n" for episode in selection.kept)
+    text = "".join(json.dumps(episode.model_dump(mode="json", exclude_defaults=True)) + "\n" for episode in selection.kept)
     replies = [m for episode in selection.kept for m in episode.messages if m.role == "assistant" and m.sampled]
     report = CurateReport(
         taken_in=len(incomplete) + sum(len(content.trajectories) for _, content in contents),
@@ -123,7 +130,7 @@ def curate(runs: Sequence[Path], out: Path) -> CurateReport:
         sha256=hashlib.sha256(text.encode()).hexdigest(),
     )
     write_atomic(out / CURATED, text)
-    write_atomic(out / MANIFEST, report.model_dump_json(indent=2) + "\n")
+    write_atomic(out / MANIFEST, json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
     return report
 
 
@@ -175,7 +182,9 @@ def read_curated(folder: Path) -> tuple[list[Trajectory], str]:
         if not line:
             continue
         try:
-            episodes.append(Trajectory.model_validate_json(line))
+            episodes.append(Trajectory.model_validate(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
         except ValidationError as error:
             raise UserError(f"{path}, line {number}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}") from error
     return episodes, digest

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentlm_sdk.errors import UserError
 from agentlm_sdk.record import Message, Role, canonical_hash
+from trainers.rendering import lone_surrogate
 from trainers.samples import Conversation
 
 ROLES: dict[str, Role] = {
@@ -63,7 +64,7 @@ def read_general(paths: Sequence[Path]) -> GeneralData:
                 dropped["duplicate"] += 1
                 continue
             seen.add(digest)
-            records.append(Conversation(id=f"{path.name}, {place}", source="general", messages=tuple(messages)))
+            records.append(Conversation(id=f"{path}, {place}", source="general", messages=tuple(messages)))
     return GeneralData(records=records, read=read, dropped=dropped, changed=changed)
 
 
@@ -168,4 +169,6 @@ def _text(content: Any) -> str:
         return ""
     if not isinstance(content, str):
         raise _Unusable("content_not_text")
+    if lone_surrogate(content):
+        raise _Unusable("lone_surrogate")
     return content

@@ -22,11 +22,6 @@ class Packs:
         """Part of the room in the rows that holds tokens."""
         return self.tokens / (len(self.packs) * self.capacity) if self.packs else 0.0
 
-    @property
-    def lower_bound(self) -> int:
-        """No packing has fewer rows than this."""
-        return -(-self.tokens // self.capacity)
-
 
 def pack(lengths: Sequence[int], capacity: int, *, seed: int = 0) -> Packs:
     """Longest first, each into the fullest row that still has room; the rows then shuffled, since equal lengths end up side by

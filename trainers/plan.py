@@ -15,7 +15,7 @@ from agentlm_sdk.errors import UserError
 from agentlm_sdk.record import Trajectory
 from trainers.audit import AuditReport, LoggedAgreement, audit, compare_logged
 from trainers.config import FinetuneConfig
-from trainers.curate import read_curated
+from trainers.curate import CURATED, read_curated
 from trainers.general import read_general, split_held_back
 from trainers.mixing import MixReport, Size, plan_mix
 from trainers.packing import pack
@@ -91,7 +91,7 @@ def plan_finetune(config: FinetuneConfig) -> Plan:
     renderer = load_renderer(config.base)
     trajectories, hashes = _agent(config)
     general = read_general(config.general)
-    hashes |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in config.general}
+    hashes |= {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in config.general}
     agent_part = prepare(
         map(from_trajectory, trajectories), renderer, max_length=config.pack_length, over_length=config.over_length
     )
@@ -163,7 +163,7 @@ def _agent(config: FinetuneConfig) -> tuple[list[Trajectory], dict[str, str]]:
     if config.agent is None:
         return [], {}
     trajectories, digest = read_curated(config.agent)
-    return trajectories, {"curated.jsonl": digest}
+    return trajectories, {str(config.agent / CURATED): digest}
 
 
 def _hold_back(general: Prepared, config: FinetuneConfig) -> tuple[list[Sample], list[Conversation]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from agentlm_sdk.record import Message, canonical_hash
 
 IGNORED = -100
 """The label of a token that is context only."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Tokenizer = Any
 """A fast tokenizer of transformers."""
@@ -61,6 +64,26 @@ class Rendered:
     @property
     def trained_tokens(self) -> int:
         return sum(label != IGNORED for label in self.labels)
+
+
+def check_renderable(messages: Sequence[Message]) -> None:
+    """Raises UserError for what would be rendered wrongly or not at all."""
+    if not messages:
+        raise UserError("a conversation without messages cannot be rendered")
+    for turn, message in enumerate(messages):
+        if message.tool_calls:
+            raise UserError(
+                f"message {turn} holds native tool calls, which cannot be trained yet and would be left out; use episodes of a "
+                "protocol that writes its actions as text (react)"
+            )
+        if half := lone_surrogate(message.content):
+            raise UserError(f"message {turn} holds the lone surrogate {half!r}, which no tokenizer takes; leave it out")
+
+
+def lone_surrogate(text: str) -> str | None:
+    """The first surrogate code point of a text, None where there is none. JSON can write one alone; it is no character."""
+    found = LONE_SURROGATE.search(text)
+    return found[0] if found else None
 
 
 def wants_loss(message: Message) -> bool:
@@ -144,9 +167,9 @@ class Renderer:
         self.stop_id: int = self._control_id(self.family.stop)
 
     def render(self, messages: Sequence[Message]) -> Rendered:
-        """Ids and labels of a conversation. The learned tokens are each wanted reply and its stop token, nothing else."""
-        if not messages:
-            raise UserError("a conversation without messages cannot be rendered")
+        """Ids and labels of a conversation. The learned tokens are each wanted reply and its stop token, nothing else. Raises
+        UserError naming the message that cannot be rendered whole."""
+        check_renderable(messages)
         ids: list[int] = []
         labels: list[int] = []
         spans: list[Span] = []

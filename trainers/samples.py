@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,8 +82,3 @@ def prepare(
         else:
             samples.append(sample)
     return Prepared(samples=samples, dropped=dropped)
-
-
-def merged_turns(samples: Sequence[Sample]) -> int:
-    """How many wanted replies stayed context because their first token also holds template text."""
-    return sum(len(sample.rendered.merged) for sample in samples)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,12 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from agentlm_sdk.errors import MissingExtra, UserError
 from trainers.card import write_card
-from trainers.config import FinetuneConfig
+from trainers.config import Device, FinetuneConfig
 from trainers.events import StepEvent, reporting
 from trainers.plan import Plan, PlanReport, plan_finetune, write_held_back
 from trainers.rendering import load_renderer, stay_offline
 from trainers.samples import Conversation
 
+Tell = Callable[[str], None]
 EVENTS, HELD_BACK = "events.jsonl", "general_held_back.jsonl"
 
 
@@ -42,13 +44,16 @@ class FinetuneResult(BaseModel):
     general_loss_tuned: float | None
 
 
-def run_finetune(config: FinetuneConfig, *, quiet: bool = False) -> FinetuneResult:
+def run_finetune(config: FinetuneConfig, *, quiet: bool = False, tell: Tell = lambda line: None) -> FinetuneResult:
     """Plan, audit, train, merge, save. `config.out` appears only when the model in it is whole; until then the events are in
-    `OUT.tmp/events.jsonl`. Raises UserError before the first step when anything about the data or the settings is wrong."""
+    `OUT.tmp/events.jsonl`. `tell` gets a short line before each part that takes a while; `quiet` silences the steps only. Raises
+    UserError before the first step when anything about the data or the settings is wrong."""
     partial = claim(config.out)
+    tell("reading, rendering and auditing the data")
     plan = plan_finetune(config)
     partial.mkdir(parents=True)
     events: list[StepEvent] = []
+    tell("loading the model")
     training = _training()
     with reporting(partial / EVENTS, quiet=quiet) as reporter, tempfile.TemporaryDirectory() as work:
 
@@ -59,42 +64,48 @@ def run_finetune(config: FinetuneConfig, *, quiet: bool = False) -> FinetuneResu
         began = time.perf_counter()
         adapter = training.train(config, plan.rows, plan.renderer, Path(work), report)
         seconds = time.perf_counter() - began
+    tell("merging and saving")
     training.export(config, adapter, plan.renderer, partial)
     _check_saved(partial, plan)
-    losses: list[float | None] = [None, None]
+    losses: dict[str, float] = {}
     if plan.held_back:
         write_held_back(partial / HELD_BACK, plan.held_back)
-        losses = [training.general_loss(model, plan.held_back, plan.renderer) for model in (config.base, partial)]
+        for name, model in (("base", config.base), ("tuned", partial)):
+            tell(f"measuring the chat loss of the {name} model")
+            losses[name] = training.general_loss(model, plan.held_back, plan.renderer, device=config.device)
     result = FinetuneResult(
         model=config.out,
         plan=plan.report,
-        precision=training.resolve_precision(config.precision),
+        precision=training.resolve_precision(config),
         steps=events[-1].step,
         first_loss=events[0].loss,
         last_loss=events[-1].loss,
         training_seconds=seconds,
         tokens_per_second=events[-1].tokens_per_second,
-        general_loss_base=losses[0],
-        general_loss_tuned=losses[1],
+        general_loss_base=losses.get("base"),
+        general_loss_tuned=losses.get("tuned"),
     )
     write_card(partial, config, plan.report, result.model_dump(mode="json", exclude={"plan", "model"}))
     partial.rename(config.out)
     return result
 
 
-def general_loss(model: Path, records: list[Conversation]) -> float:
-    """Mean loss per reply token of a model folder on chats, for instance a run's held-back ones, which `read_general` reads."""
+def general_loss(
+    model: Path, records: list[Conversation], *, device: Device = "auto", on_record: Callable[[int, int], None] | None = None
+) -> float:
+    """Mean loss per reply token of a model folder on chats, for instance a run's held-back ones, which `read_general` reads.
+    `on_record` gets how many records are done and how many there are, after each."""
     if not records:
         raise UserError("no general record given to measure the loss on")
     renderer = load_renderer(model)
-    loss: float = _training().general_loss(model, records, renderer)
+    loss: float = _training().general_loss(model, records, renderer, device=device, on_record=on_record)
     return loss
 
 
 def claim(out: Path) -> Path:
     """The folder a run works in until it is whole; what a killed run left there is removed. Raises UserError when `out` exists."""
     if out.exists():
-        raise UserError(f"{out} already exists; choose another --out, or remove it")
+        raise UserError(f"{out} already exists; choose another with `--set out=...`, or remove it")
     partial = out.with_name(out.name + ".tmp")
     if partial.exists() and not (partial / EVENTS).is_file():
         raise UserError(f"{partial} is in the way and was not left by a fine-tuning run; move it")

@@ -24,13 +24,14 @@ from transformers import (
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from trainers.config import FinetuneConfig
+from trainers.config import Device, FinetuneConfig
 from trainers.events import StepEvent
 from trainers.plan import Row
 from trainers.rendering import IGNORED, Renderer
 from trainers.samples import SOURCES, Conversation
 
 Report = Callable[[StepEvent], None]
+OnRecord = Callable[[int, int], None] | None
 
 
 def segment_attention(
@@ -146,11 +147,15 @@ class PackTrainer(SFTTrainer):  # type: ignore[misc]
         )
 
 
-def resolve_precision(precision: str) -> str:
+def on_gpu(device: Device) -> bool:
+    return device == "auto" and torch.cuda.is_available()
+
+
+def resolve_precision(config: FinetuneConfig) -> str:
     """`bf16` or `fp32`. bf16 is only faster where the hardware multiplies it."""
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
+    if config.precision != "auto":
+        return config.precision
+    if on_gpu(config.device):
         return "bf16"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
@@ -159,11 +164,10 @@ def resolve_precision(precision: str) -> str:
 
 def train(config: FinetuneConfig, rows: Sequence[Row], renderer: Renderer, work: Path, report: Report) -> dict[str, torch.Tensor]:
     """Train an adapter on the rows, in their order. Gives its weights. `work` is a folder for what the trainer may write."""
-    precision = resolve_precision(config.precision)
-    on_gpu = torch.cuda.is_available()
+    gpu = on_gpu(config.device)
     set_seed(config.seed)
     trainer = PackTrainer(
-        model=_load(config.base, torch.float32, "sdpa" if on_gpu else "segments"),
+        model=_load(config.base, torch.float32, "sdpa" if gpu else "segments"),
         args=SFTConfig(
             output_dir=str(work),
             per_device_train_batch_size=config.forward_packs,
@@ -173,8 +177,8 @@ def train(config: FinetuneConfig, rows: Sequence[Row], renderer: Renderer, work:
             lr_scheduler_type="cosine",
             warmup_steps=config.warmup,
             max_grad_norm=config.max_grad_norm,
-            bf16=precision == "bf16",
-            use_cpu=not on_gpu,
+            bf16=resolve_precision(config) == "bf16",
+            use_cpu=not gpu,
             gradient_checkpointing=False,
             max_length=None,
             train_sampling_strategy="sequential",
@@ -223,21 +227,25 @@ def export(config: FinetuneConfig, adapter: dict[str, torch.Tensor], renderer: R
     renderer.tokenizer.save_pretrained(folder)
 
 
-def general_loss(model_folder: Path, records: Sequence[Conversation], renderer: Renderer) -> float:
+def general_loss(
+    model_folder: Path, records: Sequence[Conversation], renderer: Renderer, *, device: Device = "auto", on_record: OnRecord = None
+) -> float:
     """Mean loss per reply token on chats, in float32. Comparable between models that share a tokenizer and chat template."""
     model = _load(model_folder, torch.float32, "sdpa").eval()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    used = "cuda" if on_gpu(device) else "cpu"
+    model.to(used)
     total, tokens = 0.0, 0
-    for record in records:
+    for number, record in enumerate(records, 1):
         rendered = renderer.render(record.messages)
-        targets = torch.tensor(rendered.labels[1:], device=device)
+        targets = torch.tensor(rendered.labels[1:], device=used)
         places = (targets != IGNORED).nonzero().flatten()
         with torch.inference_mode():
-            ids = torch.tensor([rendered.ids], device=device)
+            ids = torch.tensor([rendered.ids], device=used)
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=places).logits[0]
             total += F.cross_entropy(logits.float(), targets[places], reduction="sum").item()
         tokens += len(places)
+        if on_record:
+            on_record(number, len(records))
     return total / tokens
 
 

@@ -42,9 +42,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
     result = asyncio.run(measure(wanted.n))
-    print(
-        f"a command: ours {result['ours_ms']:.1f} ms, docker-py exec_run {result['exec_run_ms']:.1f} ms, ratio {result['ratio']:.1f}"
-    )
+    ours, theirs, ratio = result["ours_ms"], result["exec_run_ms"], result["ratio"]
+    print(f"a command: ours {ours:.1f} ms, docker-py exec_run {theirs:.1f} ms, ratio {ratio:.1f}")
     if wanted.json:
         wanted.json.write_text(json.dumps(result, indent=2) + "\n")
 
