@@ -61,7 +61,7 @@ Weights = Annotated[
     str, typer.Option("--weights", help="The local folder behind a server's URL, for the record and the chat loss.")
 ]
 ModelSpec = Annotated[
-    str, typer.Option("-m", "--model", "--policy", help="oracle, vllm:PATH_OR_NAME, scripted:FILE, or an OpenAI-compatible URL.")
+    str, typer.Option("-m", "--model", "--policy", help="oracle, oracle:slips, vllm:PATH_OR_NAME, scripted:FILE, or a URL.")
 ]
 
 

@@ -62,7 +62,19 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
         "--heldout", heldout, "--seed", plan.seed, "-o", tasks,
     )  # fmt: skip
     stages.run(
-        "rollout", "rollout", "--tasks", tasks, "--split", "train", "--policy", "oracle", "-n", 4, "-o", out / "expert", fine=(0, 2)
+        "rollout",
+        "rollout",
+        "--tasks",
+        tasks,
+        "--split",
+        "train",
+        "--policy",
+        "oracle:slips",
+        "-n",
+        4,
+        "-o",
+        out / "expert",
+        fine=(0, 2),
     )
     stages.run("curate", "curate", out / "expert", "-o", out / "curated")
     settings = {

@@ -184,6 +184,8 @@ class OracleChat(BaseChatModel):
     """Replays a reference solution turn by turn; an answer of `{output}` is what the turn before printed."""
 
     reference: Sequence[ReferenceStep]
+    slip: str = ""
+    """Said first, when not empty: an unreadable reply, so that the reference then follows the loop's correction."""
 
     @property
     def _llm_type(self) -> str:
@@ -197,6 +199,9 @@ class OracleChat(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         turn = sum(isinstance(message, AIMessage) for message in messages)
+        if self.slip and turn == 0:
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(content=self.slip))])
+        turn -= bool(self.slip)
         if turn >= len(self.reference):
             raise ModelUnavailable(f"the reference has {len(self.reference)} steps, the episode asks for one more")
         step = self.reference[turn]

@@ -15,14 +15,26 @@ from agentlm_sdk.record import Policy, Record
 from agentlm_sdk.server import serving, template_hash, weights_revision
 from agentlm_sdk.tasks import Task
 
-KINDS = "oracle, vllm:PATH_OR_NAME, scripted:FILE, or the URL of an OpenAI-compatible server"
+KINDS = "oracle, oracle:slips, vllm:PATH_OR_NAME, scripted:FILE, or the URL of an OpenAI-compatible server"
+
+
+ORACLES = ("oracle", "oracle:slips")
+SLIP_SHARE = 5
+"""`oracle:slips` begins one in this many tasks with an unreadable reply."""
+SLIPS = (
+    "I will do it now.",
+    "Sure, here is how to do it.",
+    "The answer is not known yet.",
+    "{instruction}",
+    "```\n{instruction}\n```",
+)
 
 
 class PolicySpec(Record):
     """A policy as a run's manifest keeps it, closely enough to open it again."""
 
     name: str
-    """One of: oracle, vllm:PATH_OR_NAME, scripted:FILE, http(s)://HOST/v1."""
+    """One of: oracle, oracle:slips, vllm:PATH_OR_NAME, scripted:FILE, http(s)://HOST/v1."""
     model_name: str = ""
     """What to ask the server for; empty: the first model it offers."""
     weights: str = ""
@@ -50,8 +62,8 @@ async def opened_policy(
     unknown name or a URL that does not answer."""
     kind, _, rest = spec.name.partition(":")
     match kind:
-        case "oracle":
-            yield OpenPolicy(record=Policy(model="oracle"), for_attempt=_oracle)
+        case "oracle" if rest in ("", "slips"):
+            yield OpenPolicy(record=Policy(model=spec.name), for_attempt=_slipping if rest else _oracle)
         case "scripted" if rest:
             chat = scripted_from(Path(rest))
             yield OpenPolicy(record=Policy(model=spec.name), for_attempt=lambda task, attempt: chat)
@@ -71,7 +83,7 @@ def check(spec: PolicySpec) -> None:
         served_name(normal_url(spec.name))
     elif kind == "scripted" and rest:
         scripted_from(Path(rest))
-    elif spec.name != "oracle" and not (kind == "vllm" and rest):
+    elif spec.name not in ORACLES and not (kind == "vllm" and rest):
         raise UserError(f"unknown model {spec.name!r}; use {KINDS}")
 
 
@@ -79,6 +91,15 @@ def _oracle(task: Task, attempt: int) -> BaseChatModel:
     if not task.reference:
         raise UserError(f"task {task.id} has no reference solution, so the oracle cannot play it")
     return OracleChat(reference=task.reference)
+
+
+def _slipping(task: Task, attempt: int) -> BaseChatModel:
+    """The oracle, which in some tasks slips first. The slip is never trained, the reply after the correction is: a model tuned
+    on it finds back into the format."""
+    oracle = _oracle(task, attempt)
+    draw = int(task.content_hash[:8], 16)
+    slip = SLIPS[draw // SLIP_SHARE % len(SLIPS)].format(instruction=task.instruction) if draw % SLIP_SHARE == 0 else ""
+    return oracle.model_copy(update={"slip": slip})
 
 
 def _served(spec: PolicySpec, url: str, weights: str) -> OpenPolicy:

@@ -21,7 +21,7 @@ from agentlm_sdk.agent import Agent
 from agentlm_sdk.environments import ShellWorld, SqlWorld, World
 from agentlm_sdk.errors import InfrastructureError, UserError
 from agentlm_sdk.journal import JournalWriter, RunContents, latest_attempts, read_run, utc_now, write_atomic
-from agentlm_sdk.policies import OpenPolicy, PolicySpec, opened_policy
+from agentlm_sdk.policies import ORACLES, OpenPolicy, PolicySpec, opened_policy
 from agentlm_sdk.record import MALFORMED, SCHEMA, EndCause, Record, Trajectory, canonical_hash
 from agentlm_sdk.tasks import ShellEnvironment, Task, read_tasks, write_tasks
 
@@ -127,7 +127,7 @@ async def _rollout(
     tasks = read_tasks(run_dir / "tasks.jsonl")
     wanted = len(tasks) * settings.attempts
     todo = _todo(tasks, settings, contents)
-    if spec.name == "oracle" and (silent := [task.id for task, _ in todo if not task.reference]):
+    if spec.name in ORACLES and (silent := [task.id for task, _ in todo if not task.reference]):
         raise UserError(f"the oracle cannot play tasks without a reference solution: {', '.join(silent[:5])}")
     if any(isinstance(task.environment, ShellEnvironment) for task, _ in todo):
         from sandboxes.reaper import clean

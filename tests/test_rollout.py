@@ -36,6 +36,22 @@ def test_the_oracle_solves_every_sql_family(tmp_path: Path, capsys: pytest.Captu
     assert set(summary["ended_by"]) >= {"completed", "invalid_format", "turn_limit", "infrastructure"}
 
 
+def test_a_slip_is_corrected_and_never_trained(tmp_path: Path) -> None:
+    tasks = tasks_file(tmp_path, "--kind", "sqlite", "--train", "4", "--test", "0", "--heldout", "0")
+    run = tmp_path / "run"
+    assert cli(["rollout", "--tasks", str(tasks), "--policy", "oracle:slips", "-o", str(run)]) == 0
+    assert cli(["curate", str(run), "-o", str(tmp_path / "curated")]) == 0
+    slipped = 0
+    for line in (tmp_path / "curated" / "curated.jsonl").read_text().splitlines():
+        episode = json.loads(line)
+        sampled = [message for message in episode["messages"] if message.get("sampled")]
+        slips = [message for message in sampled if "Act:" not in message["content"]]
+        slipped += len(slips)
+        assert all(message["loss"] is False for message in slips)
+        assert all(message["loss"] is True for message in sampled if message not in slips)
+    assert 0 < slipped < 24
+
+
 def test_k_attempts_and_a_second_run_in_the_same_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = tmp_path / "t.jsonl"
     write_tasks(tasks, [COUNT])
