@@ -516,13 +516,13 @@ def compare(
 ) -> None:
     """Is B better than A? Exit code 0 better, 1 not better, 2 not enough evidence."""
     from agentlm_sdk.console import print_json
-    from agentlm_sdk.evaluation import compare_runs
+    from agentlm_sdk.evaluation import card_scores, compare_runs
 
     comparison, summary, shown = compare_runs(a, b, out=out, report=report, training=training, provenance=provenance, allow=allow)
     if training:
         from trainers.card import add_scores
 
-        add_scores(training, summary)
+        add_scores(training, card_scores(summary))
     if json:
         print_json(summary)
     else:

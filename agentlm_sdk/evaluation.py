@@ -121,6 +121,21 @@ def compare_runs(
     return comparison, summary, render(comparison)
 
 
+def card_scores(summary: dict[str, Any]) -> dict[str, str]:
+    """The few numbers of a summary that a model card shows."""
+    scores = {"verdict against the base model": str(summary["verdict"])}
+    for split in ("test", "heldout"):
+        if found := summary[split]:
+            for side in ("base", "tuned"):
+                part = found[side]
+                scores[f"{split} tasks solved, {side}"] = f"{part['solved']} of {part['n']}"
+                scores[f"{split} malformed replies, {side}"] = f"{part['malformed']} of {part['steps']}"
+            scores[f"{split}, exact McNemar p"] = f"{found['mcnemar_p']:.2g}"
+    if loss := summary["general_loss"]:
+        scores["loss on general chat, base and tuned"] = f"{loss['base']:.4f}, {loss['tuned']:.4f}"
+    return scores
+
+
 def _check_complete(contents: RunContents, run: Path) -> None:
     ended = {(episode.task.id, episode.attempt) for episode in contents.trajectories}
     missing = contents.manifest["tasks"] * contents.manifest["settings"]["attempts"] - len(ended)

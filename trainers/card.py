@@ -70,7 +70,7 @@ def card(record: dict[str, Any]) -> str:
             "",
             f"- Suites: {_cell(', '.join(plan['suites']) or 'not named')}. Curated episodes by task family: "
             f"{_cell(families or 'none')}.",
-            *(f"- {_cell(name)}: sha256 {digest}" for name, digest in plan["hashes"].items()),
+            *(f"- {_cell(Path(name).name)}: sha256 {digest}" for name, digest in plan["hashes"].items()),
             f"- Agent share asked for: eta = {mix['eta']} in {UNITS[mix['unit']]}. Drawn:",
             "",
             _table([(UNITS[unit], value) for unit, value in share.items()]),
