@@ -62,20 +62,9 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
         "--heldout", heldout, "--seed", plan.seed, "-o", tasks,
     )  # fmt: skip
     stages.run(
-        "rollout",
-        "rollout",
-        "--tasks",
-        tasks,
-        "--split",
-        "train",
-        "--policy",
-        "oracle:slips",
-        "-n",
-        4,
-        "-o",
-        out / "expert",
+        "rollout", "rollout", "--tasks", tasks, "--split", "train", "--policy", "oracle:slips", "-n", 4, "-o", out / "expert",
         fine=(0, 2),
-    )
+    )  # fmt: skip
     stages.run("curate", "curate", out / "expert", "-o", out / "curated")
     settings = {
         "base": plan.base,
@@ -95,11 +84,10 @@ def run_demo(plan: DemoPlan) -> dict[str, Any]:
                 fine=(0, 2),
             )  # fmt: skip
     summary_path, report, made = out / "summary.json", out / "report.html", out / "made.json"
-    write_atomic(made, json.dumps({"seed": plan.seed, "commands": stages.commands, "seconds": stages.seconds}, indent=2) + "\n")
-    stages.run(
-        "compare", "compare", base, tuned, "-o", summary_path, "--report", report, "--training", model, "--provenance", made,
-        fine=(0, 1, 2),
-    )  # fmt: skip
+    words = ("compare", base, tuned, "-o", summary_path, "--report", report, "--training", model, "--provenance", made)
+    commands = [*stages.commands, spoken(words)]
+    write_atomic(made, json.dumps({"seed": plan.seed, "commands": commands, "seconds": stages.seconds}, indent=2) + "\n")
+    stages.run("compare", *words, fine=(0, 1, 2))
     if not report.is_file():
         raise InfrastructureError(f"compare wrote no report; what the demo made is in {out}")
     summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
@@ -146,10 +134,14 @@ class Stages:
             process.wait()
 
     def _announce(self, words: Sequence[object]) -> list[str]:
-        spoken = [str(word) for word in words]
-        self.commands.append(shlex.join(["agentlm-sdk", *spoken]))
+        self.commands.append(spoken(words))
         stderr.print(f"\n$ {self.commands[-1]}", style="bold", markup=False)
-        return [sys.executable, "-m", "agentlm_sdk", *spoken]
+        return [sys.executable, "-m", "agentlm_sdk", *map(str, words)]
+
+
+def spoken(words: Sequence[object]) -> str:
+    """A command as a user could type it."""
+    return shlex.join(["agentlm-sdk", *map(str, words)])
 
 
 def _per_heldout_family(plan: DemoPlan) -> int:

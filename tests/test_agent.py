@@ -110,7 +110,7 @@ def test_any_langchain_chat_model_and_a_plain_question() -> None:
 
 
 def test_a_slow_model_meets_the_time_limit() -> None:
-    slow = FakeListChatModel(responses=["Act: finish"], sleep=5)
+    slow = FakeListChatModel(responses=["Act: finish"], sleep=1.5)
     trajectory = Agent(slow, SqliteDatabase(), time_limit=0.3).run_sync(COUNT)
     assert trajectory.outcome.ended_by is EndCause.TIME_LIMIT
 
@@ -119,7 +119,7 @@ def test_the_database_is_closed_when_the_run_is_cancelled() -> None:
     database = SqliteDatabase()
 
     async def cancel() -> None:
-        slow = FakeListChatModel(responses=["Act: finish"], sleep=30)
+        slow = FakeListChatModel(responses=["Act: finish"], sleep=3)
         task = asyncio.create_task(Agent(slow, database).run(COUNT))
         await asyncio.sleep(0.5)
         assert await database.alive()
