@@ -169,3 +169,14 @@ def test_what_is_held_back_does_not_depend_on_order(order: list[int], n: int, se
 def test_more_cannot_be_held_back_than_there_is() -> None:
     with pytest.raises(UserError, match="only 2"):
         split_held_back(chats(2), 3)
+
+
+def test_the_chat_set_that_ships_is_whole_varied_and_multi_turn() -> None:
+    from agentlm_sdk.demo import shipped_chat
+
+    data = read_general([shipped_chat()])
+    assert data.read == len(data.records) >= 200
+    assert not data.dropped and not data.changed
+    assert all(len(record.messages) >= 4 for record in data.records)
+    assert len({record.messages[0].content for record in data.records}) == len(data.records)
+    assert len({record.messages[1].content for record in data.records}) == len(data.records)
