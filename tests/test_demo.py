@@ -52,6 +52,14 @@ def test_the_whole_loop(tmp_path: Path) -> None:
             first = unpack_ids(sampled[0].prompt_token_ids or "")
             assert sampled[0].prompt_shared == 0 and len(first) == episode.steps[0].prompt_tokens
 
+    from trainers.audit import compare_logged
+    from trainers.rendering import load_renderer
+
+    for name, model in (("base", BASE), ("tuned", out / "model")):
+        agreement = compare_logged(read_run(out / name).trajectories, load_renderer(model))
+        assert agreement.prompts_equal > 0
+        assert agreement.prompts_different == 0, "what is trained must be what the server sees"
+
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert os.readlink(out.parent / "latest") == "demo"
     card = (out / "model" / "README.md").read_text()
