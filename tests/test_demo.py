@@ -60,7 +60,7 @@ def test_the_whole_loop(tmp_path: Path) -> None:
         assert agreement.prompts_equal > 0
         assert agreement.prompts_different == 0, "what is trained must be what the server sees"
 
-    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert os.readlink(out.parent / "latest") == "demo"
     card = (out / "model" / "README.md").read_text()
     assert "SmolLM2-135M-Instruct" in card and "eta" in card
