@@ -173,9 +173,9 @@ async def reset_is_fresh(make: MakeSandbox) -> None:
     """After a reset there are no files and no processes of before, and the image is the same."""
     async with opened(make()) as sandbox:
         image = sandbox.image
-        await sandbox.exec("echo x > /root/left; sleep 4321 &")
+        await sandbox.exec("echo x > /srv/left; sleep 4321 &")
         await sandbox.reset()
-        done = await sandbox.exec("ls /root/left; pgrep -f '[s]leep 4321'")
+        done = await sandbox.exec("ls /srv/left; pgrep -f '[s]leep 4321'")
         assert done.exit_code and not done.stdout.head and sandbox.image == image, done
 
 

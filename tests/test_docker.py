@@ -114,8 +114,8 @@ def test_endless_output_costs_us_no_memory() -> None:
 def test_files_memory_disks_and_descriptors_have_limits() -> None:
     async def scenario(shell: DockerShell) -> None:
         done = await shell.exec("""
-            head -c 300000000 /dev/zero > /root/big; stat -c %s /root/big; rm /root/big
-            truncate -s 10T /root/sparse || echo no sparse
+            head -c 300000000 /dev/zero > /srv/big; stat -c %s /srv/big; rm /srv/big
+            truncate -s 10T /srv/sparse || echo no sparse
             head -c 30000000 /dev/zero > /dev/shm/x 2>/dev/null || stat -c %s /dev/shm/x
             python3 -c 'f = [open("/dev/null") for _ in range(2000)]' 2>&1 | tail -1
             ulimit -c
@@ -226,7 +226,7 @@ def test_a_command_that_is_not_found_is_no_damage() -> None:
 def test_poisoned_start_files_and_traps_reach_no_later_command() -> None:
     async def scenario(shell: DockerShell) -> None:
         await shell.exec("""
-            for f in /root/.bashrc /root/.profile /etc/profile /etc/bash.bashrc; do echo 'echo poison; exit 9' >> $f; done
+            for f in ~/.bashrc ~/.profile /etc/profile /etc/bash.bashrc; do echo 'echo poison; exit 9' >> $f; done
             export BASH_ENV=/root/.bashrc; set -eu; readonly PATH; PS1='$ '; trap 'kill -9 $$' EXIT; exec 1>&2
             """)
         done = await shell.exec("echo clean; unterminated='")
