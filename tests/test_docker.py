@@ -227,7 +227,7 @@ def test_poisoned_start_files_and_traps_reach_no_later_command() -> None:
     async def scenario(shell: DockerShell) -> None:
         await shell.exec("""
             for f in ~/.bashrc ~/.profile /etc/profile /etc/bash.bashrc; do echo 'echo poison; exit 9' >> $f; done
-            export BASH_ENV=/root/.bashrc; set -eu; readonly PATH; PS1='$ '; trap 'kill -9 $$' EXIT; exec 1>&2
+            export BASH_ENV=~/.bashrc; set -eu; readonly PATH; PS1='$ '; trap 'kill -9 $$' EXIT; exec 1>&2
             """)
         done = await shell.exec("echo clean; unterminated='")
         assert done.exit_code == 2 and done.stderr.head, done

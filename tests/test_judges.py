@@ -362,7 +362,7 @@ def judged_in_docker(rule: ScriptJudge, before: str = "true", answer: str | None
 
 
 INTEGER_MATCH = Script(code="import sys\nsys.exit(int(sys.argv[1]) != int(sys.argv[2]))", language="python")
-COUNT = Script(code="ls /root/box | wc -l")
+COUNT = Script(code="ls ~/box | wc -l")
 
 
 @pytest.mark.docker
@@ -381,7 +381,7 @@ def test_scripts_get_the_answer_and_what_the_scripts_before_printed() -> None:
 @pytest.mark.docker
 @needs_docker
 def test_a_script_that_inspects_the_state_needs_no_answer() -> None:
-    rule = ScriptJudge(scripts=[Script(code="echo judging; [ -f /root/done ] && [ $# = 1 ]")])
+    rule = ScriptJudge(scripts=[Script(code="echo judging; [ -f ~/done ] && [ $# = 1 ]")])
     assert judged_in_docker(rule, "touch done").value == 1.0
     assert judged_in_docker(rule).value == 0.0
 
@@ -395,8 +395,8 @@ def test_what_an_agent_leaves_in_start_up_files_does_not_reach_the_judge() -> No
     ]
     foul = (
         "for f in .bashrc .profile .bash_profile .bash_login; do echo 'exit 0' > ~/$f; done; "
-        "echo 'BASH_ENV=/root/.bashrc' >> /etc/environment; echo 'exit 0' > /etc/profile; echo 'exit 0' > /etc/bash.bashrc; "
-        "export BASH_ENV=/root/.bashrc; echo 'raise SystemExit(0)' > /root/json.py"
+        "echo BASH_ENV=$HOME/.bashrc >> /etc/environment; echo 'exit 0' > /etc/profile; echo 'exit 0' > /etc/bash.bashrc; "
+        "export BASH_ENV=~/.bashrc; echo 'raise SystemExit(0)' > ~/json.py"
     )
     for rule in rules:
         assert judged_in_docker(rule, foul).value == 0.0
@@ -414,7 +414,7 @@ def test_a_wrecked_machine_is_a_failed_task() -> None:
 
 @pytest.mark.docker
 @needs_docker
-@pytest.mark.parametrize("answer", ["\ud800", "$(touch /root/done)", "'; touch /root/done; '", "x" * MAX_ANSWER])
+@pytest.mark.parametrize("answer", ["\ud800", "$(touch ~/done)", "'; touch ~/done; '", "x" * MAX_ANSWER])
 def test_an_answer_is_only_ever_an_argument(answer: str) -> None:
-    rule = ScriptJudge(scripts=[Script(code='[ ! -e /root/done ] && [ -n "$1" ]')])
+    rule = ScriptJudge(scripts=[Script(code='[ ! -e ~/done ] && [ -n "$1" ]')])
     assert judged_in_docker(rule, answer=answer).value == 1.0
